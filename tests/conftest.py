@@ -1,0 +1,30 @@
+"""Backends and clocks: every async test runs on asyncio and on trio; `virtual_time` makes their clocks jump."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio.testing
+
+from ucaptcha_async.testing.virtual import VirtualLoop
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "virtual_time: the clock of the event loop jumps instead of waiting")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    virtual = request.node.get_closest_marker("virtual_time") is not None
+    if request.param == "asyncio":
+        return ("asyncio", {"loop_factory": VirtualLoop} if virtual else {})
+    return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)} if virtual else {})
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the person who runs the tests must not leak into them."""
+    for name in ("UCAPTCHA_API_KEY", "UCAPTCHA_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
