@@ -1,0 +1,311 @@
+"""One JSON request in, one reply out; and, when there is none, whether the request was sent.
+
+With `lanes` the only module that knows httpx. Its names appear in no public signature but the injected `http_client`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import ssl
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+import anyio
+import attrs
+
+from .errors import ConfigurationError
+from .lanes import FRESH, MAX_ANSWER, AnswerTooLargeError, LaneStatistics, LaneTransport, Library, direct, through_proxy
+from .secrecy import SecretBytes, without_frames
+
+TransportName = Literal["httpx", "httpx2", "fast"]
+
+_HEADERS = {
+    b"date",
+    b"retry-after",
+    b"x-ratelimit-limit",
+    b"x-ratelimit-remaining",
+    b"x-ratelimit-reset",
+}
+
+
+class HTTPClient(Protocol):
+    """What is asked of an injected client: `httpx.AsyncClient` and `httpx2.AsyncClient` have it."""
+
+    def build_request(self, method: str, url: Any, *, content: Any, headers: Any, extensions: Any) -> Any:
+        """Build a request with the client's own headers and timeouts."""
+        ...
+
+    async def send(self, request: Any, *, stream: bool, follow_redirects: bool) -> Any:
+        """Send it."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """An answer of the service, not yet understood.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers that pacing needs, names in lower case.
+        content: The body.
+        sent_at: When the request left, in seconds of the event loop's clock.
+        received_at: When the answer was complete.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes = attrs.field(repr=False)
+    sent_at: float
+    received_at: float
+
+
+class UnansweredError(Exception):
+    """No reply came.
+
+    Attributes:
+        sent: Whether any of the request may have been written. `False` is a proof that none was.
+        reason: What happened, in words.
+    """
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+@attrs.define(eq=False)
+class Sending:
+    """What a transport says of one request while it is under way: the proof of sending.
+
+    Attributes:
+        proves_silence: Whether the transport is known to report, so that no report means that nothing was sent.
+        started: Whether the first byte of the request was about to be written.
+        heard: Whether anything was reported at all.
+    """
+
+    proves_silence: bool = False
+    started: bool = False
+    heard: bool = False
+
+    async def trace(self, name: str, info: Mapping[str, Any]) -> None:
+        """The `trace` extension of httpcore."""
+        self.heard = True
+        # A proxy is sent a CONNECT of its own first: that is not yet our request.
+        if name.endswith(".send_request_headers.started") and info["request"].method == b"POST":
+            self.started = True
+
+    @property
+    def sent(self) -> bool:
+        """Whether the request may have reached the service."""
+        return self.started or not (self.heard or self.proves_silence)
+
+
+@attrs.define(eq=False)
+class Http:
+    """Sends requests to one service.
+
+    Submits and polls may take different ways: a submit needs a transport that proves whether it was sent.
+    """
+
+    base_url: str
+    request_timeout: float
+    submits: Channel
+    polls: Channel
+    lanes: LaneTransport | None
+
+    async def post(self, path: str, body: SecretBytes, *, sending: Sending | None = None) -> Reply:
+        """Send one POST and read the answer whole.
+
+        Args:
+            path: For example `"/createTask"`.
+            body: The JSON text. It holds the API key.
+            sending: Given for a submit: it learns whether the request was sent.
+
+        Raises:
+            UnansweredError: If no answer came, or none that can be read.
+        """
+        channel = self.polls if sending is None else self.submits
+        reply = None
+        with anyio.move_on_after(self.request_timeout):
+            reply = await channel.post(self.base_url + path, body, sending)
+        if reply is None:
+            raise UnansweredError(f"no answer within {self.request_timeout:g} s", sent=sending is None or sending.sent)
+        return reply
+
+    def statistics(self) -> LaneStatistics | None:
+        """The lanes, or `None` with an injected client."""
+        return None if self.lanes is None else self.lanes.statistics()
+
+    async def aclose(self) -> None:
+        """Close what is ours. An injected client is left as it is."""
+        for channel in {self.submits, self.polls}:
+            await channel.aclose()
+
+
+@attrs.define(eq=False)
+class Channel:
+    """One httpx client and how to build a request for it."""
+
+    client: Any
+    build: Callable[[str, SecretBytes, dict[str, Any]], Any]
+    ours: bool
+    proves_silence: bool = False
+
+    async def post(self, url: str, body: SecretBytes, sending: Sending | None) -> Reply:
+        """Send one request; see `Http.post`."""
+        extensions: dict[str, Any] = {}
+        if sending is not None:
+            sending.proves_silence = self.proves_silence
+            extensions = {"trace": sending.trace, FRESH: True}
+        request = self.build(url, body, extensions)
+        sent_at = anyio.current_time()
+        try:
+            response = await self.client.send(request, stream=True, follow_redirects=False)
+            content = await _read(response)
+        except AnswerTooLargeError:
+            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes", sent=True) from None
+        except Exception as error:
+            # Whatever broke, broke after the request was built: what matters now is only whether it was sent.
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            sent = True if sending is None else sending.sent and not _queued(error)
+            raise UnansweredError(reason, sent=sent) from without_frames(error)
+        except BaseException as cancelled:
+            without_frames(cancelled)
+            raise
+        headers = {
+            k.lower().decode("ascii"): v.decode("latin-1") for k, v in response.headers.raw if k.lower() in _HEADERS
+        }
+        return Reply(
+            status=response.status_code,
+            headers=_relevant(response.headers.raw),
+            content=SecretBytes(content),
+            sent_at=sent_at,
+            received_at=anyio.current_time(),
+        )
+
+    async def aclose(self) -> None:
+        """Close the client if it is ours."""
+        if self.ours:
+            await self.client.aclose()
+
+
+def _relevant(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    lower = ((name.lower(), value) for name, value in headers)
+    return {name.decode("ascii"): value.decode("latin-1") for name, value in lower if name in _HEADERS}
+
+
+def _queued(error: BaseException) -> bool:
+    """Whether the pool of an injected client gave up before it had a connection, as httpcore itself says."""
+    cause = error.__cause__
+    return type(cause).__name__ == "PoolTimeout" and type(cause).__module__.startswith("httpcore")
+
+
+async def _read(response: Any) -> bytes:
+    chunks, size = [], 0
+    try:
+        async for chunk in response.aiter_bytes():
+            size += len(chunk)
+            if size > MAX_ANSWER:
+                raise AnswerTooLargeError
+            chunks.append(chunk)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await response.aclose()
+    return b"".join(chunks)
+
+
+def injected(client: HTTPClient, base_url: str, request_timeout: float) -> Http:
+    """Send through the caller's own httpx or httpx2 client, as it is."""
+    headers = {"content-type": "application/json"}
+
+    def build(url: str, body: SecretBytes, extensions: dict[str, Any]) -> Any:
+        request = client.build_request("POST", url, content=body, headers=headers, extensions=None)
+        request.extensions.update(extensions)
+        return request
+
+    channel = Channel(client, build, ours=False)
+    return Http(base_url, request_timeout, channel, channel, None)
+
+
+def own(
+    base_url: str,
+    request_timeout: float,
+    *,
+    transport: TransportName,
+    max_connections: int,
+    ssl_context: ssl.SSLContext | None,
+    proxy: str | None,
+) -> Http:
+    """Send through lanes of our own and, with `transport="fast"`, the polls through aiohttp."""
+    library: Library = "httpx2" if transport == "httpx2" else "httpx"
+    context = ssl_context or _import(library, "httpx2").create_ssl_context()
+    proxy = proxy or _environment_proxy(base_url)
+    connect = through_proxy(library, context, proxy) if proxy else direct(library, context)
+    lanes = LaneTransport(library, max_connections, connect)
+    submits = _channel(library, lanes, proves_silence=True)
+    polls = submits
+    if transport == "fast":
+        module = _import("httpx_aiohttp", "fast")
+        limits = _import("httpx", "httpx").Limits(max_connections=max_connections)
+        polls = _channel(library, module.AiohttpTransport(verify=context, limits=limits))
+    return Http(base_url, request_timeout, submits, polls, lanes)
+
+
+def _channel(library: Library, transport: Any, *, proves_silence: bool = False) -> Channel:
+    module = importlib.import_module(library)
+    client = module.AsyncClient(transport=transport, timeout=None, trust_env=False)
+    # Our own scope bounds the whole request, so that httpx need not time every read and write.
+    no_timeouts = module.Timeout(None).as_dict()
+    urls: dict[str, tuple[Any, list[tuple[bytes, bytes]]]] = {}
+
+    def build(url: str, body: SecretBytes, extensions: dict[str, Any]) -> Any:
+        if url not in urls:
+            parsed = module.URL(url)
+            urls[url] = (
+                parsed,
+                [
+                    (b"Host", parsed.netloc),
+                    (b"Content-Type", b"application/json"),
+                    (b"Accept", b"application/json"),
+                    (b"User-Agent", b"ucaptcha_async"),
+                ],
+            )
+        parsed, headers = urls[url]
+        return module.Request(
+            "POST",
+            parsed,
+            headers=[*headers, (b"Content-Length", b"%d" % len(body))],
+            stream=module.ByteStream(body),
+            extensions={"timeout": no_timeouts, **extensions},
+        )
+
+    return Channel(client, build, ours=True, proves_silence=proves_silence)
+
+
+def _import(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigurationError(
+            f"{name} is not installed: pip install 'ucaptcha_async[{extra}]'", field="transport"
+        ) from None
+
+
+def _environment_proxy(base_url: str) -> str | None:
+    """The proxy that the environment names for the service, as httpx itself would find it."""
+    parts = urlsplit(base_url)
+    if is_loopback(parts.hostname or "") or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,227 @@
+"""Many one-connection lanes under one `httpx.AsyncClient`, handed out last-in first-out.
+
+The pool of httpx scans every connection for every request, so its cost grows with its size, and version 0.28 loses
+connections under cancellation. A lane is one connection with no pool around it: taking one costs the same with ten as
+with a thousand, and a lane whose request was cancelled or failed is thrown away.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import anyio
+import attrs
+
+Library = Literal["httpx", "httpx2"]
+
+SUBMIT_IDLE = 0.5
+"""Seconds after which a kept connection is too old to carry a submit: the service may be closing it this moment."""
+
+POLL_IDLE = 30.0
+"""Seconds after which a kept connection is not used again at all."""
+
+MAX_ANSWER = 1024 * 1024
+"""Bytes of the largest answer that is read. A solution takes kilobytes."""
+
+FRESH = "ucaptcha_fresh"
+"""The request extension that asks for a connection fit for a submit."""
+
+
+class AnswerTooLargeError(Exception):
+    """The answer is larger than any answer of the protocol."""
+
+
+@attrs.frozen(kw_only=True)
+class LaneStatistics:
+    """What the lanes do now.
+
+    Attributes:
+        limit: The most connections at once.
+        busy: Connections that carry a request.
+        idle: Connections kept for the next request.
+        waiting: Requests that wait for a lane.
+        opened: Connections opened since the start.
+    """
+
+    limit: int
+    busy: int
+    idle: int
+    waiting: int
+    opened: int
+
+
+@attrs.define(eq=False)
+class _Lane:
+    connection: Any
+    used_at: float
+
+
+@attrs.define(eq=False)
+class LaneTransport:
+    """An httpx transport for one origin. Reads each answer whole, so that a lane is free again when it returns.
+
+    Attributes:
+        library: Which of the two twins it serves: `"httpx"` or `"httpx2"`.
+        max_connections: The most connections at once.
+        connect: Makes one connection to an origin; tests put a simulated network here.
+    """
+
+    library: Library
+    max_connections: int
+    connect: Callable[[Any], Any]
+    _gate: anyio.Semaphore = attrs.field(init=False)
+    _idle: deque[_Lane] = attrs.field(init=False, factory=deque)
+    _busy: int = attrs.field(init=False, default=0)
+    _opened: int = attrs.field(init=False, default=0)
+    _http: Any = attrs.field(init=False)
+    _core: Any = attrs.field(init=False)
+    _urls: dict[bytes, Any] = attrs.field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._gate = anyio.Semaphore(self.max_connections, fast_acquire=True)
+        self._http = importlib.import_module(self.library)
+        self._core = core_module(self.library)
+
+    def statistics(self) -> LaneStatistics:
+        """What the lanes do now."""
+        return LaneStatistics(
+            limit=self.max_connections,
+            busy=self._busy,
+            idle=len(self._idle),
+            waiting=self._gate.statistics().tasks_waiting,
+            opened=self._opened,
+        )
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send one request over one lane (the transport interface of httpx)."""
+        await self._gate.acquire()
+        self._busy += 1
+        try:
+            url = self._url(request.url)
+            lane = await self._take(url, SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE)
+            try:
+                answer = await lane.connection.handle_async_request(self._to_core(url, request))
+                content = await _read(answer.stream)
+            except BaseException:
+                await _close(lane)
+                raise
+            await self._keep(lane)
+        finally:
+            self._busy -= 1
+            self._gate.release()
+        return self._http.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=self._http.ByteStream(content),
+            extensions=answer.extensions,
+        )
+
+    def _url(self, url: Any) -> Any:
+        target = url.raw_path
+        if target not in self._urls:
+            self._urls[target] = self._core.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=target)
+        return self._urls[target]
+
+    def _to_core(self, url: Any, request: Any) -> Any:
+        return self._core.Request(
+            request.method.encode(),
+            url,
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+
+    async def _take(self, url: Any, max_idle: float) -> _Lane:
+        now = anyio.current_time()
+        while self._idle:
+            lane = self._idle.pop()
+            if now - lane.used_at <= max_idle and not lane.connection.has_expired():
+                return lane
+            await _close(lane)
+        self._opened += 1
+        return _Lane(self.connect(url.origin), now)
+
+    async def _keep(self, lane: _Lane) -> None:
+        lane.used_at = anyio.current_time()
+        self._idle.append(lane)
+        # The oldest is at the left: what a quieter time no longer needs is closed here, for there is no background task.
+        if lane.used_at - self._idle[0].used_at > POLL_IDLE:
+            await _close(self._idle.popleft())
+
+    async def aclose(self) -> None:
+        """Close every kept connection."""
+        while self._idle:
+            await _close(self._idle.pop())
+
+    async def __aenter__(self) -> LaneTransport:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+
+async def _read(stream: Any) -> bytes:
+    chunks, size = [], 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > MAX_ANSWER:
+            raise AnswerTooLargeError
+        chunks.append(chunk)
+    await stream.aclose()
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _close(lane: _Lane) -> None:
+    # Closing must happen even when the caller is being cancelled, but a peer that does not answer must not hold it up.
+    with anyio.move_on_after(1, shield=True):
+        await lane.connection.aclose()
+
+
+def core_module(library: Library) -> Any:
+    """The package below httpx that owns connections and says what was sent."""
+    return importlib.import_module({"httpx": "httpcore", "httpx2": "httpcore2"}[library])
+
+
+def direct(library: Library, context: ssl.SSLContext, network_backend: Any = None) -> Callable[[Any], Any]:
+    """A maker of direct connections."""
+    core = core_module(library)
+
+    def connect(origin: Any) -> Any:
+        return core.AsyncHTTPConnection(origin, ssl_context=context, network_backend=network_backend)
+
+    return connect
+
+
+def through_proxy(library: Library, context: ssl.SSLContext, proxy: str) -> Callable[[Any], Any]:
+    """A maker of connections through an HTTP or SOCKS5 proxy, each a pool of one."""
+    core = core_module(library)
+    parts = urlsplit(proxy)
+    auth = None
+    if parts.username is not None:
+        auth = (unquote(parts.username).encode(), unquote(parts.password or "").encode())
+    maker = core.AsyncSOCKSProxy if parts.scheme.startswith("socks5") else core.AsyncHTTPProxy
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    def connect(origin: Any) -> Any:
+        return _PoolOfOne(maker(address, proxy_auth=auth, ssl_context=context, max_connections=1))
+
+    return connect
+
+
+@attrs.define(eq=False)
+class _PoolOfOne:
+    pool: Any
+
+    async def handle_async_request(self, request: Any) -> Any:
+        return await self.pool.handle_async_request(request)
+
+    def has_expired(self) -> bool:
+        return any(connection.has_expired() for connection in self.pool.connections)
+
+    async def aclose(self) -> None:
+        await self.pool.aclose()
