@@ -1,0 +1,245 @@
+"""How fast and how many: the rate limiter, and the bound on tasks in flight."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Protocol
+
+import anyio
+import attrs
+
+from .checks import Seconds, seconds, suggests, whole
+from .clock import Pace
+
+
+@attrs.frozen(kw_only=True)
+class RateLimiterStatistics:
+    """What a rate limiter has done so far.
+
+    Attributes:
+        limit: Departures allowed in any window.
+        window: The length of the window, in seconds.
+        departed: Requests let go so far.
+        waiting: Requests that wait for their turn now.
+        in_transit: Requests let go that were neither answered nor given up.
+        throttled: Answers with HTTP 429.
+        paused_until: When the pause after a 429 ends, on the event loop's clock; `None` if there is none.
+    """
+
+    limit: int
+    window: float
+    departed: int
+    waiting: int
+    in_transit: int
+    throttled: int
+    paused_until: float | None
+
+
+class Limiter(Protocol):
+    """What a client needs of a rate limiter: `acquire`, then exactly one of `observe` and `lost` for each request."""
+
+    async def acquire(self) -> None:
+        """Wait until one request may leave."""
+        ...
+
+    def observe(self, status: int, headers: Mapping[str, str], *, sent_at: float, received_at: float) -> None:
+        """Hear an answer of the service: its HTTP status, and its headers with lower-case names."""
+        ...
+
+    def lost(self) -> None:
+        """Hear that no answer came."""
+        ...
+
+    def statistics(self) -> RateLimiterStatistics:
+        """Say what happened so far."""
+        ...
+
+
+def _limit(value: int) -> int:
+    return whole("limit", value)
+
+
+def _window(value: Seconds) -> float:
+    return seconds("window", value, minimum=0.01)
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    called: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+@suggests
+@attrs.define(eq=False)
+class RateLimiter:
+    """At most `limit` requests in every window of `window` seconds, wherever the window starts.
+
+    One limiter may be shared by several clients of one event loop, and may be made before the loop runs. Waiters go in
+    the order of their arrival (those let go at the same instant may resume in any order on trio); a cancelled one gives
+    its place to the next. No background task: the first of the line sleeps, the others wait for it.
+
+    Args:
+        limit: Requests per window. The service documents 10,000.
+        window: Seconds (or a `timedelta`). The service documents 10 s.
+
+    Raises:
+        ConfigurationError: `limit` is not a positive whole number, or `window` is shorter than 10 ms.
+
+    Source: docs/api/overview.
+    """
+
+    limit: int = attrs.field(default=10_000, converter=_limit)
+    window: float = attrs.field(default=10.0, converter=_window)
+    _pace: Pace = attrs.field(init=False, repr=False)
+    _line: OrderedDict[_Waiter, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
+    _departed: int = attrs.field(default=0, init=False, repr=False)
+    _in_transit: int = attrs.field(default=0, init=False, repr=False)
+    _throttled: int = attrs.field(default=0, init=False, repr=False)
+    _paused_until: float | None = attrs.field(default=None, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pace = Pace(self.limit, self.window)
+
+    async def acquire(self) -> None:
+        """Wait until one request may leave.
+
+        This is a checkpoint only if it has to wait: the request that follows is one in any case.
+        """
+        if self._line or not self._depart():
+            await self._wait()
+
+    def observe(self, status: int, headers: Mapping[str, str], *, sent_at: float, received_at: float) -> None:
+        """Hear an answer of the service.
+
+        Args:
+            status: The HTTP status.
+            headers: The answer's headers, with lower-case names.
+            sent_at: When the request was sent, in seconds on the event loop's clock.
+            received_at: When the answer came, on the same clock.
+        """
+        self._in_transit -= 1
+        if status == 429:
+            self._throttled += 1
+
+    def lost(self) -> None:
+        """Hear that no answer came to a request that was let go."""
+        self._in_transit -= 1
+
+    def statistics(self) -> RateLimiterStatistics:
+        """Say what happened so far."""
+        return RateLimiterStatistics(
+            limit=self.limit,
+            window=self.window,
+            departed=self._departed,
+            waiting=len(self._line),
+            in_transit=self._in_transit,
+            throttled=self._throttled,
+            paused_until=self._paused_until,
+        )
+
+    def _depart(self) -> bool:
+        now = anyio.current_time()
+        if self._pace.ready_at(now) > now:
+            return False
+        self._pace.depart(now)
+        self._departed += 1
+        self._in_transit += 1
+        return True
+
+    async def _wait(self) -> None:
+        me = _Waiter()
+        self._line[me] = None
+        try:
+            await self._turn(me)
+        finally:
+            was_first = self._first() is me
+            del self._line[me]
+            if was_first and self._line:
+                self._first().called.set()
+
+    async def _turn(self, me: _Waiter) -> None:
+        """Sleep at the head of the line, wait behind it; return after the departure."""
+        while True:
+            if self._first() is me:
+                while not self._depart():
+                    await self._sleep()
+                self._call_all_who_may_go()
+                return
+            await me.called.wait()
+            if self._first() is not me and self._depart():
+                return
+            me.called = anyio.Event()
+
+    def _first(self) -> _Waiter:
+        return next(iter(self._line))
+
+    async def _sleep(self) -> None:
+        now = anyio.current_time()
+        # Not longer than a twentieth of the window: what the service says meanwhile may let us go earlier.
+        await anyio.sleep_until(min(self._pace.ready_at(now), now + self.window / 20))
+
+    def _call_all_who_may_go(self) -> None:
+        """After a stall many may go at once: wake them in one batch, or a busy loop would let one go per turn."""
+        free = self._pace.free(anyio.current_time())
+        for waiter in itertools.islice(self._line, 1, 1 + free):
+            if waiter.called.is_set():
+                return
+            waiter.called.set()
+
+
+@attrs.frozen(kw_only=True)
+class InFlightStatistics:
+    """How many places of a bound are taken.
+
+    Attributes:
+        limit: The most that may be taken at once; `None` for no bound.
+        in_flight: How many are taken now.
+        waiting: How many wait for a place.
+    """
+
+    limit: int | None
+    in_flight: int
+    waiting: int
+
+
+@attrs.define(eq=False)
+class InFlight:
+    """A bound on what is in flight: a freed place goes straight to the one who waited longest.
+
+    Args:
+        limit: The most places taken at once; `None` for no bound.
+
+    Raises:
+        ConfigurationError: `limit` is neither `None` nor a positive whole number.
+    """
+
+    limit: int | None = attrs.field(default=None, converter=attrs.converters.optional(_limit))
+    _in_flight: int = attrs.field(default=0, init=False, repr=False)
+    _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
+
+    async def acquire(self) -> None:
+        """Wait for a place. A checkpoint only if there is none free."""
+        if self.limit is None or self._in_flight < self.limit:
+            self._in_flight += 1
+            return
+        given = anyio.Event()
+        self._line[given] = None
+        try:
+            await given.wait()
+        except BaseException:
+            if self._line.pop(given, self) is self:  # no longer in the line: the place was given to us already
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a place back, or straight to the first who waits."""
+        if self._line:
+            given, _ = self._line.popitem(last=False)
+            given.set()
+        else:
+            self._in_flight -= 1
+
+    def statistics(self) -> InFlightStatistics:
+        """Say how many places are taken."""
+        return InFlightStatistics(limit=self.limit, in_flight=self._in_flight, waiting=len(self._line))
