@@ -1,0 +1,320 @@
+"""What it has cost, and what it may cost. Pure and synchronous: no I/O, no clock of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from decimal import Context, Decimal, InvalidOperation
+from enum import Enum
+from types import MappingProxyType
+
+import attrs
+
+from .checks import describe, wrong
+from .errors import BudgetExceededError, ConfigurationError
+
+Money = Decimal | int | str
+"""An amount of USD. Never a float: `0.1` is not a tenth."""
+
+DEFAULT_ESTIMATE = Decimal("0.01")
+"""USD reserved for a task of which nothing is known: about three times the price of the usual kinds.
+
+Without it, the first thousands of submits of a fresh client would all fit a budget that a few of them use up.
+"""
+
+HOUR = 3600.0
+_BUCKET = 1.0  # seconds: bounds the memory of the sliding hour; money ages out that much late
+_ZERO = Decimal(0)
+# Not the caller's context: its precision and traps are his business, and money must not depend on them.
+_EXACT = Context(prec=60, traps=[])
+
+
+class _Fate(Enum):
+    OPEN = "open"
+    SETTLED = "settled"
+    KEPT = "kept"
+    RELEASED = "released"
+
+
+@attrs.define(eq=False)
+class _Bucket:
+    """What was spent within one second of the sliding hour."""
+
+    end: float
+    cost: Decimal = _ZERO
+
+
+@attrs.define(eq=False)
+class Reservation:
+    """Room in a budget for one submit; ended by `settle`, `release` or `keep`.
+
+    Attributes:
+        type: The task's type.
+        estimate: What is reserved, USD.
+    """
+
+    type: str
+    estimate: Decimal
+    _fate: _Fate = attrs.field(default=_Fate.OPEN, repr=False)
+    _cost: Decimal = attrs.field(default=_ZERO, repr=False)
+    _bucket: _Bucket | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class BudgetStatistics:
+    """A snapshot of a budget, all amounts in USD.
+
+    Attributes:
+        spent: Settled costs, and the estimates of submits of unknown fate.
+        reserved: The estimates of submits whose cost is not known yet.
+        spent_last_hour: The part of `spent` that counts against `max_spend_per_hour`.
+        reservations: How many are open.
+        refusals: How often `BudgetExceededError` was raised.
+        spent_by_type: `spent`, divided by task type.
+        highest_by_type: The highest cost seen of each type.
+    """
+
+    spent: Decimal
+    reserved: Decimal
+    spent_last_hour: Decimal
+    reservations: int
+    refusals: int
+    spent_by_type: Mapping[str, Decimal]
+    highest_by_type: Mapping[str, Decimal]
+
+
+class Budget:
+    """A bound on what a client, or several that share it, may spend.
+
+    A submit reserves before the request, so that everything in flight together can never exceed the limit. It
+    reserves the highest cost seen for its type, or your estimate if that is higher; for a type of which nothing is
+    known, the highest cost seen at all, and at least USD 0.01 (`DEFAULT_ESTIMATE`) unless you give an estimate. The
+    real cost replaces the reservation when the task is solved; a failed or refused task gives it back. A cost above
+    its estimate is counted as it is, and can exceed the limit by the difference: give an `estimate` that is an upper
+    bound if that must not happen.
+
+    Args:
+        max_spend: USD for the lifetime of this object. `None`: no limit.
+        max_spend_per_hour: USD within any 60 minutes. `None`: no limit.
+        estimate: USD to reserve for a task; one amount for all, or amounts by task type.
+        spent: What was spent before, for example by the run that this one continues.
+
+    Raises:
+        ConfigurationError: An amount is a float, negative, not finite or not a number.
+
+    Example:
+        >>> budget = Budget(max_spend="5.00", estimate={"RecaptchaV2TaskProxyless": "0.003"})
+        >>> budget.reserve("RecaptchaV2TaskProxyless", now=0.0).estimate
+        Decimal('0.003')
+        >>> budget.reserved
+        Decimal('0.003')
+    """
+
+    def __init__(
+        self,
+        max_spend: Money | None = None,
+        max_spend_per_hour: Money | None = None,
+        *,
+        estimate: Money | Mapping[str, Money] | None = None,
+        spent: Money = 0,
+    ) -> None:
+        self.max_spend = None if max_spend is None else amount("max_spend", max_spend)
+        self.max_spend_per_hour = (
+            None if max_spend_per_hour is None else amount("max_spend_per_hour", max_spend_per_hour)
+        )
+        self._estimates, self._estimate = _estimates(estimate)
+        self._spent = amount("spent", spent)
+        self._reserved = _ZERO
+        self._reservations = 0
+        self._refusals = 0
+        self._by_type: dict[str, Decimal] = {}
+        self._highest: dict[str, Decimal] = {}
+        self._hour: deque[_Bucket] = deque()
+        self._in_hour = _ZERO
+        self._now = float("-inf")
+
+    def __repr__(self) -> str:
+        limits = f"max_spend={self.max_spend}, max_spend_per_hour={self.max_spend_per_hour}"
+        return f"<Budget {limits}, spent={self._spent}, reserved={self._reserved}>"
+
+    @property
+    def spent(self) -> Decimal:
+        """USD: settled costs, and the estimates of submits of unknown fate."""
+        return self._spent
+
+    @property
+    def reserved(self) -> Decimal:
+        """USD: the estimates of submits whose cost is not known yet."""
+        return self._reserved
+
+    @property
+    def spent_by_type(self) -> Mapping[str, Decimal]:
+        """`spent` by task type, without what was spent before this object was made."""
+        return MappingProxyType(dict(self._by_type))
+
+    def statistics(self, now: float | None = None) -> BudgetStatistics:
+        """A snapshot; with `now` (event-loop time), the sliding hour ends there instead of at the last call."""
+        self._advance(self._now if now is None else now)
+        return BudgetStatistics(
+            spent=self._spent,
+            reserved=self._reserved,
+            spent_last_hour=self._in_hour,
+            reservations=self._reservations,
+            refusals=self._refusals,
+            spent_by_type=self.spent_by_type,
+            highest_by_type=MappingProxyType(dict(self._highest)),
+        )
+
+    def estimate(self, task_type: str) -> Decimal:
+        """USD that a submit of this type reserves now."""
+        given = self._estimates.get(task_type, self._estimate)
+        seen = self._highest.get(task_type)
+        if seen is None and given is None:
+            return max(DEFAULT_ESTIMATE, *self._highest.values(), _ZERO)
+        return max(_ZERO if given is None else given, _ZERO if seen is None else seen)
+
+    def reserve(self, task_type: str, now: float) -> Reservation:
+        """Make room for one submit.
+
+        Args:
+            task_type: The task's type.
+            now: The event loop's time, seconds.
+
+        Raises:
+            BudgetExceededError: There is no room. `retryable` tells whether there would be if the submits in flight
+                turned out free; `limit`, `spent`, `reserved` and `estimate` are attributes.
+        """
+        self._advance(now)
+        estimate = self.estimate(task_type)
+        self._check("max_spend", self.max_spend, self._spent, estimate)
+        self._check("max_spend_per_hour", self.max_spend_per_hour, self._in_hour, estimate)
+        self._reserved = _EXACT.add(self._reserved, estimate)
+        self._reservations += 1
+        return Reservation(task_type, estimate)
+
+    def _check(self, name: str, limit: Decimal | None, spent: Decimal, estimate: Decimal) -> None:
+        if limit is None or _sum(spent, self._reserved, estimate) <= limit:
+            return
+        self._refusals += 1
+        raise BudgetExceededError(
+            f"{name} of USD {limit} has no room: spent {spent}, reserved {self._reserved}, this task {estimate}",
+            retryable=name == "max_spend_per_hour" or _sum(spent, estimate) <= limit,
+            limit=limit,
+            spent=spent,
+            reserved=self._reserved,
+            estimate=estimate,
+        )
+
+    def settle(self, reservation: Reservation, cost: Decimal | None, now: float) -> bool:
+        """Replace the reservation with the real cost.
+
+        Also right after `keep`, when the fate becomes known later.
+
+        Args:
+            reservation: What `reserve` gave.
+            cost: USD; `None` or not a finite amount: the service did not say, and the estimate counts.
+            now: The event loop's time, seconds.
+
+        Returns:
+            `False` if the reservation had ended before; then nothing changes.
+        """
+        if not self._end(reservation, _Fate.SETTLED):
+            return False
+        known = cost is not None and cost.is_finite() and cost >= 0
+        self._spend(reservation, cost if known and cost is not None else reservation.estimate, now)
+        if known and cost is not None:
+            self._highest[reservation.type] = max(cost, self._highest.get(reservation.type, _ZERO))
+        return True
+
+    def release(self, reservation: Reservation) -> bool:
+        """Give the room back: refused, never sent, or failed and refunded.
+
+        Returns:
+            `False` if the reservation had ended before; then nothing changes.
+        """
+        return self._end(reservation, _Fate.RELEASED)
+
+    def keep(self, reservation: Reservation, now: float) -> bool:
+        """Count the estimate as spent: the submit's fate is unknown.
+
+        Returns:
+            `False` if the reservation had ended before; then nothing changes.
+        """
+        if not self._end(reservation, _Fate.KEPT):
+            return False
+        self._spend(reservation, reservation.estimate, now)
+        return True
+
+    def spend(self, task_type: str, cost: Decimal, now: float) -> None:
+        """Count a cost that was not reserved here: a task that an earlier process paid for."""
+        reservation = Reservation(task_type, _ZERO)
+        self._reservations += 1
+        self.settle(reservation, cost, now)
+
+    def _end(self, reservation: Reservation, fate: _Fate) -> bool:
+        """End an open reservation, or correct a kept one."""
+        was = reservation._fate
+        if was is _Fate.OPEN:
+            self._reserved = _EXACT.subtract(self._reserved, reservation.estimate)
+            self._reservations -= 1
+        elif was is _Fate.KEPT and fate is not _Fate.KEPT:
+            self._unspend(reservation)
+        else:
+            return False
+        reservation._fate = fate
+        return True
+
+    def _spend(self, reservation: Reservation, cost: Decimal, now: float) -> None:
+        self._advance(now)
+        # Charged somewhere between the reservation and now: the latest possible time keeps every window safe.
+        if not self._hour or self._hour[-1].end <= self._now:
+            self._hour.append(_Bucket(self._now + _BUCKET))
+        reservation._cost, reservation._bucket = cost, self._hour[-1]
+        self._count(reservation.type, cost, self._hour[-1])
+
+    def _unspend(self, reservation: Reservation) -> None:
+        if reservation._bucket is not None:
+            self._count(reservation.type, -reservation._cost, reservation._bucket)
+
+    def _count(self, task_type: str, cost: Decimal, bucket: _Bucket) -> None:
+        self._spent = _EXACT.add(self._spent, cost)
+        self._by_type[task_type] = _EXACT.add(self._by_type.get(task_type, _ZERO), cost)
+        bucket.cost = _EXACT.add(bucket.cost, cost)
+        if bucket.end > self._now - HOUR:
+            self._in_hour = _EXACT.add(self._in_hour, cost)
+
+    def _advance(self, now: float) -> None:
+        self._now = max(self._now, now)
+        while self._hour and self._hour[0].end <= self._now - HOUR:
+            self._in_hour = _EXACT.subtract(self._in_hour, self._hour.popleft().cost)
+
+
+def _sum(*amounts: Decimal) -> Decimal:
+    total = _ZERO
+    for each in amounts:
+        total = _EXACT.add(total, each)
+    return total
+
+
+def amount(field: str, value: Money) -> Decimal:
+    """Read an amount of USD, or raise `ConfigurationError`."""
+    allowed = "an amount of USD as Decimal, int or str, finite and not negative"
+    if isinstance(value, float):
+        raise ConfigurationError(f"{field} must be {allowed}; got {describe(value)}: a float is not exact", field=field)
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+        raise wrong(field, value, allowed, ConfigurationError)
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        raise wrong(field, value, allowed, ConfigurationError) from None
+    if not number.is_finite() or number < 0:
+        raise wrong(field, value, allowed, ConfigurationError)
+    return number
+
+
+def _estimates(estimate: Money | Mapping[str, Money] | None) -> tuple[Mapping[str, Decimal], Decimal | None]:
+    if estimate is None:
+        return {}, None
+    if isinstance(estimate, Mapping):
+        return {name: amount(f"estimate[{name!r}]", value) for name, value in estimate.items()}, None
+    return {}, amount("estimate", estimate)

@@ -1,0 +1,247 @@
+"""What a journal is, and the half that all journals share: reports become changes of the ledger."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Collection, Mapping
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, cast, runtime_checkable
+
+from ucaptcha_async.checks import wrong
+from ucaptcha_async.errors import ConfigurationError
+
+from .ledger import (
+    JSON,
+    Abandoned,
+    Accepted,
+    Begin,
+    Change,
+    Claim,
+    Entry,
+    Finished,
+    Forgotten,
+    Intent,
+    Refused,
+    Released,
+    State,
+    TakeUp,
+    Total,
+    Uncertain,
+    checked_intent,
+)
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """Where a client writes down what it is about to pay for, so that a crash loses nothing.
+
+    Every method resolves when its effect is durable, and raises
+    [`JournalError`][ucaptcha_async.JournalError] when it is not. `begin` that raises has written nothing, so nothing
+    may be sent; a report (`accepted`, `finished`, …) that raises is kept in memory and written with the next one.
+
+    Methods may be called by several clients, tasks and accounts at once, within one event loop.
+    """
+
+    async def open(self) -> None:
+        """Get ready. Counted: as many `aclose` calls end it.
+
+        Raises:
+            JournalError: The store cannot be used.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Write what is still kept in memory and, with the last call, close.
+
+        Raises:
+            JournalError: Something could not be written.
+        """
+        ...
+
+    async def begin(self, intent: Intent, *, resubmit: bool = False) -> Claim:
+        """Ask to submit. Only `ClaimKind.NEW` allows it.
+
+        A cancelled `begin` leaves nothing behind.
+
+        Args:
+            intent: What is about to be sent.
+            resubmit: Give up an `uncertain` row of the same key, and go ahead.
+
+        Raises:
+            JournalError: Nothing was written; do not send.
+        """
+        ...
+
+    async def accepted(self, submit_id: str, task_id: str) -> None:
+        """Record the task's id. Also right for a row that was reported `uncertain`."""
+        ...
+
+    async def finished(
+        self,
+        submit_id: str,
+        state: Literal[State.SOLVED, State.FAILED],
+        *,
+        task_id: str | None = None,
+        cost: Decimal | None = None,
+        solve_time: float | None = None,
+        error_code: str | None = None,
+        solution: Mapping[str, JSON] | None = None,
+    ) -> bool:
+        """Record the end.
+
+        Args:
+            submit_id: The row.
+            state: `State.SOLVED` or `State.FAILED`.
+            task_id: The task's id, where `accepted` was not reported before.
+            cost: USD.
+            solve_time: Seconds.
+            error_code: The service's code of a failure.
+            solution: What the service sent; ignored unless the journal stores solutions.
+
+        Returns:
+            Whether this was the first such report, so that its cost is counted once.
+        """
+        ...
+
+    async def uncertain(self, submit_id: str) -> None:
+        """Record that the request was sent and that no answer was read."""
+        ...
+
+    async def refused(self, submit_id: str, error_code: str | None = None) -> None:
+        """Record that the service did not take the task. Its key is free again."""
+        ...
+
+    async def released(self, submit_id: str) -> None:
+        """Record that the request was never sent: the intent is removed."""
+        ...
+
+    async def abandoned(self, submit_id: str) -> None:
+        """Record that nobody here waits any more. The row stays open, free to be taken up."""
+        ...
+
+    async def open_entries(self, account: str) -> list[Entry]:
+        """What is open and worked on by nobody alive, oldest first.
+
+        The intents of dead processes show as `State.UNCERTAIN`: they may have been sent.
+        """
+        ...
+
+    async def take_up(self, entry: Entry) -> Entry | None:
+        """Become answerable for an open entry. `None`: somebody else was faster, or it has ended."""
+        ...
+
+    async def forget(self, submit_id: str) -> bool:
+        """Give up a row by hand, which frees its key and removes its solution.
+
+        Returns:
+            `False` if it is being worked on, or holds no key any more.
+        """
+        ...
+
+    async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
+        """The stored solution of a finished piece of work."""
+        ...
+
+    def entries(self, *, account: str | None = None, states: Collection[State] | None = None) -> AsyncIterator[Entry]:
+        """All rows, oldest first, without their solutions."""
+        ...
+
+    async def totals(self, account: str | None = None) -> list[Total]:
+        """Counts and costs by type and state."""
+        ...
+
+    async def prune(self, before: float) -> int:
+        """Remove rows that hold no paid work any more and were last changed before this wall time (Unix seconds).
+
+        Solved rows go as well: their keys are free again.
+
+        Returns:
+            How many.
+        """
+        ...
+
+
+class Reporting:
+    """The half that all journals share."""
+
+    def __init__(self, *, store_solutions: bool = False) -> None:
+        self.store_solutions = store_solutions
+
+    @abstractmethod
+    async def _write(self, change: Change) -> object:
+        """Apply a change, durably."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Get ready."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Write what is left, and close."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def begin(self, intent: Intent, *, resubmit: bool = False) -> Claim:
+        """Ask to submit."""
+        return cast("Claim", await self._write(Begin(checked_intent(intent), resubmit)))
+
+    async def accepted(self, submit_id: str, task_id: str) -> None:
+        """Record the task's id."""
+        await self._write(Accepted(submit_id, task_id))
+
+    async def finished(
+        self,
+        submit_id: str,
+        state: Literal[State.SOLVED, State.FAILED],
+        *,
+        task_id: str | None = None,
+        cost: Decimal | None = None,
+        solve_time: float | None = None,
+        error_code: str | None = None,
+        solution: Mapping[str, JSON] | None = None,
+    ) -> bool:
+        """Record the end; whether this report was the first."""
+        if state not in (State.SOLVED, State.FAILED):
+            raise wrong("state", state, "State.SOLVED or State.FAILED", ConfigurationError)
+        kept = solution if self.store_solutions and state is State.SOLVED else None
+        written = None if cost is None else str(cost)
+        change = Finished(submit_id, state, task_id, written, error_code, solve_time, kept)
+        return cast("bool", await self._write(change))
+
+    async def uncertain(self, submit_id: str) -> None:
+        """Record that no answer was read."""
+        await self._write(Uncertain(submit_id))
+
+    async def refused(self, submit_id: str, error_code: str | None = None) -> None:
+        """Record that the service did not take it."""
+        await self._write(Refused(submit_id, error_code))
+
+    async def released(self, submit_id: str) -> None:
+        """Record that it was never sent."""
+        await self._write(Released(submit_id))
+
+    async def abandoned(self, submit_id: str) -> None:
+        """Record that nobody here waits any more."""
+        await self._write(Abandoned(submit_id))
+
+    async def take_up(self, entry: Entry) -> Entry | None:
+        """Become answerable for an open entry."""
+        return cast("Entry | None", await self._write(TakeUp(entry.submit_id)))
+
+    async def forget(self, submit_id: str) -> bool:
+        """Give up a row by hand."""
+        return cast("bool", await self._write(Forgotten(submit_id)))
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} belongs to one process and cannot be pickled")
