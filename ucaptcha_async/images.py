@@ -14,9 +14,6 @@ import attrs
 from .checks import wrong
 from .errors import InvalidTaskError
 
-if TYPE_CHECKING:
-    from typing import Self
-
 ImageSource: TypeAlias = "bytes | bytearray | memoryview | os.PathLike[str] | str | Image"
 """An image: its bytes, the path of a file (`pathlib.Path`), or text: base64, or a `data:` URI."""
 

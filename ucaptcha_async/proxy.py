@@ -13,9 +13,6 @@ from .checks import wrong
 from .errors import ProxyError
 from .wire import JSON, checked, discreet
 
-if TYPE_CHECKING:
-    from typing import Self
-
 Scheme = Literal["http", "https", "socks4", "socks5"]
 Spelling = Literal["url", "fields"]
 
