@@ -1,0 +1,209 @@
+"""How the services of the family differ in the shape of their answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+
+from .books import TaskRecord
+from .refusals import NUMBERS, describe, http_status
+
+JSON = dict[str, object]
+_TOKEN_KEYS = ("gRecaptchaResponse", "token")
+
+
+@attrs.frozen(kw_only=True)
+class Dialect:
+    """One service's way to say things; the defaults are uCaptcha's.
+
+    Attributes:
+        name: The name of the dialect.
+        integer_ids: Task ids are numbers, not UUIDs.
+        always_ok: The HTTP status is 200 whatever happens.
+        numeric_errors: `errorId` is the number of the error, not always 1.
+        error_id_in_results: `errorId` is there in answers to polls.
+        create_status: The `status` in answers of `createTask`; None leaves it out.
+        idle: Polls may answer `idle` before `processing`.
+        unsolvable_is_error: A failed solve is an error with its `errorId`, not `status: failed`.
+        immediate: Whether `createTask` may answer with a solution.
+        cost: `number`, `text`, or None for no cost in results.
+        solve_time: Whether `solveTime` is in results.
+        immediate_cost: Whether immediate answers of `createTask` carry cost and solve time, as polls do.
+        token_key: The one name for tokens (`token` or `gRecaptchaResponse`), `both`, or None for each type's own name.
+        null_solution: Pending answers have `solution: null`.
+        result_extras: Polls repeat `taskId`, and the type and provider of the task.
+        proxy_optional: Types with a proxy may come without one, and the proxy's text may have any form.
+        codes: Other names of error codes.
+    """
+
+    name: str = "ucaptcha"
+    integer_ids: bool = False
+    always_ok: bool = False
+    numeric_errors: bool = False
+    error_id_in_results: bool = True
+    create_status: str | None = "processing"
+    idle: bool = True
+    unsolvable_is_error: bool = False
+    immediate: bool = True
+    cost: str | None = "number"
+    solve_time: bool = True
+    immediate_cost: bool = True
+    token_key: str | None = None
+    null_solution: bool = False
+    result_extras: bool = False
+    proxy_optional: bool = False
+    codes: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}), hash=False)
+
+    def new_id(self, rng: random.Random, number: int) -> str:
+        """Make the id of the task with this number."""
+        if self.integer_ids:
+            return str(7_000_000_000 + 1009 * number + rng.randrange(1009))
+        bits = f"{rng.getrandbits(128):032x}"
+        return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}"
+
+    def error(self, code: str, description: str | None = None) -> tuple[int, JSON]:
+        """Return the HTTP status and the body of an error."""
+        number = NUMBERS.get(code, 110) if self.numeric_errors else 1
+        body: JSON = {
+            "errorId": number,
+            "errorCode": self.codes.get(code, code),
+            "errorDescription": description or describe(code),
+        }
+        return (200 if self.always_ok else http_status(code)), body
+
+    def created(self, task: TaskRecord) -> JSON:
+        """Return the answer of `createTask`."""
+        body: JSON = {"errorId": 0, "taskId": self._wire_id(task)}
+        if task.immediate:
+            return {**body, **self._ready(task, priced=self.immediate_cost)}
+        if self.create_status is not None:
+            body["status"] = self.create_status
+        return body
+
+    def result(self, task: TaskRecord, status: str) -> tuple[int, JSON]:
+        """Return the HTTP status and the body of the answer to a poll."""
+        if status == "failed" and task.error_code is not None:
+            return self._failed(task, task.error_code)
+        return 200, {**self._head(task), **(self._ready(task) if status == "ready" else self._pending(status))}
+
+    def _head(self, task: TaskRecord) -> JSON:
+        head: JSON = {"errorId": 0} if self.error_id_in_results else {}
+        if self.result_extras:
+            head |= {"taskId": self._wire_id(task), "taskType": task.type, "provider": task.provider or "local"}
+        return head
+
+    def _pending(self, status: str) -> JSON:
+        body: JSON = {"status": status if self.idle else "processing"}
+        return {**body, "solution": None} if self.null_solution else body
+
+    def _failed(self, task: TaskRecord, code: str) -> tuple[int, JSON]:
+        if self.unsolvable_is_error:
+            return self.error(code)
+        words: JSON = {"errorCode": self.codes.get(code, code), "errorDescription": describe(code)}
+        return 200, {**self._head(task), "status": "failed", **words}
+
+    def _ready(self, task: TaskRecord, *, priced: bool = True) -> JSON:
+        body: JSON = {"status": "ready", "solution": self._solution(task.solution)}
+        if priced and self.cost is not None:
+            body["cost"] = str(task.cost) if self.cost == "text" else float(task.cost)
+        if priced and self.solve_time:
+            body["solveTime"] = round(1000 * (task.ready_at - task.created_at))
+        return body
+
+    def _solution(self, solution: JSON) -> JSON:
+        own = next((key for key in _TOKEN_KEYS if key in solution), None)
+        if self.token_key is None or own is None:
+            return solution
+        names = _TOKEN_KEYS if self.token_key == "both" else (self.token_key,)  # noqa: S105  # a field's name
+        rest = {key: value for key, value in solution.items() if key != own}
+        return {**dict.fromkeys(names, solution[own]), **rest}
+
+    def _wire_id(self, task: TaskRecord) -> object:
+        return int(task.id) if self.integer_ids else task.id
+
+
+_NO_SUCH_ID = MappingProxyType({"ERROR_WRONG_CAPTCHA_ID": "ERROR_NO_SUCH_CAPCHA_ID"})
+
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect(),
+        Dialect(
+            name="anticaptcha",
+            integer_ids=True,
+            immediate=False,
+            always_ok=True,
+            numeric_errors=True,
+            create_status=None,
+            idle=False,
+            unsolvable_is_error=True,
+            cost="text",
+            solve_time=False,
+            proxy_optional=True,
+            codes=_NO_SUCH_ID,
+        ),
+        Dialect(
+            name="capsolver",
+            create_status="idle",
+            unsolvable_is_error=True,
+            cost=None,
+            solve_time=False,
+            proxy_optional=True,
+        ),
+        Dialect(
+            name="capmonster",
+            integer_ids=True,
+            immediate=False,
+            always_ok=True,
+            create_status=None,
+            idle=False,
+            unsolvable_is_error=True,
+            cost=None,
+            solve_time=False,
+            proxy_optional=True,
+            codes=MappingProxyType({"ERROR_WRONG_CAPTCHA_ID": "WRONG_CAPTCHA_ID"}),
+        ),
+        Dialect(
+            name="2captcha",
+            integer_ids=True,
+            immediate=False,
+            always_ok=True,
+            numeric_errors=True,
+            create_status=None,
+            idle=False,
+            unsolvable_is_error=True,
+            cost="text",
+            solve_time=False,
+            token_key="both",  # noqa: S106  # a field's name
+            proxy_optional=True,
+            codes=MappingProxyType({**_NO_SUCH_ID, "TASK_NOT_SUPPORTED": "ERROR_TASK_NOT_SUPPORTED"}),
+        ),
+        Dialect(
+            name="anysolver",
+            immediate=False,
+            always_ok=True,
+            idle=False,
+            token_key="token",  # noqa: S106  # a field's name
+            null_solution=True,
+            result_extras=True,
+        ),
+        Dialect(name="bare", error_id_in_results=False, create_status=None, cost="text", solve_time=False),
+    )
+}
+"""The dialects by name. `bare` is no service's: it leaves out all that a client may not rely on."""
+
+
+def find_dialect(dialect: Dialect | str) -> Dialect:
+    """Return a dialect by its name, or the dialect itself.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if isinstance(dialect, Dialect):
+        return dialect
+    if dialect not in DIALECTS:
+        raise ValueError(f"no dialect {dialect!r}; there are {', '.join(DIALECTS)}")
+    return DIALECTS[dialect]

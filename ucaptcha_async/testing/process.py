@@ -1,0 +1,108 @@
+"""The local service as a second process, for tests, demonstrations and benchmarks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+OptionValue = str | int | float | bool | Sequence[str] | Mapping[str, object] | object
+
+
+class RunningService:
+    """A local service in a process of its own.
+
+    Attributes:
+        url: Its base URL.
+        process: The process.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "ucaptcha_async.testing", "--stop-on-eof", *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        self.url = self._address()
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self.process.pid
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    def _address(self) -> str:
+        assert self.process.stdout is not None  # noqa: S101  # it is a pipe
+        line = self.process.stdout.readline().strip()
+        if not line.startswith("listening on "):
+            self.process.wait(10)
+            raise RuntimeError(f"the local service did not start (exit code {self.process.returncode})")
+        return line.removeprefix("listening on ")
+
+    def books(self, *, full: bool = False) -> dict[str, object]:
+        """Fetch the books; see `Books.as_json`."""
+        return self._get(f"/books?full={int(full)}")
+
+    def _get(self, path: str, body: bytes | None = None) -> dict[str, object]:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(self.url + path, data=body, timeout=30) as answer:
+            value: dict[str, object] = json.loads(answer.read())
+        return value
+
+    def terminate(self) -> int:
+        """Ask it to stop, wait for it, and return its exit code."""
+        self.process.terminate()
+        return self._wait()
+
+    def kill(self) -> int:
+        """Kill it without warning, as a crash would, and return its exit code."""
+        self.process.kill()
+        return self._wait()
+
+    def _wait(self) -> int:
+        try:
+            return self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait(10)
+        finally:
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None and not pipe.closed:
+                    pipe.close()
+
+
+def start_service(**options: OptionValue) -> RunningService:
+    """Start the local service as a second process; it stops when this process ends, or by `terminate` or `kill`.
+
+    Args:
+        options: The options of the command line (`python -m ucaptcha_async.testing --help`) with underscores, such as
+            `seed=1, speed=10, keys=["ucap_a"], solve_time={"ImageToTextTask": "2"}`.
+    """
+    return RunningService([argument for name, value in options.items() for argument in _arguments(name, value)])
+
+
+@contextmanager
+def running_service(**options: OptionValue) -> Iterator[RunningService]:
+    """Run the local service as a second process for the length of the block; see `start_service`."""
+    service = start_service(**options)
+    try:
+        yield service
+    finally:
+        service.terminate()
+
+
+def _arguments(name: str, value: OptionValue) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag]
+    if isinstance(value, Mapping):
+        return [flag, *(f"{key}={item}" for key, item in value.items())]
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [flag, str(value)]
+    return [flag, *map(str, value)]
