@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 _DEEPEST = 64
+_MOST_BITS = 64
 _LONGEST_SHOWN = 100
 _LOGIN = re.compile(r"\S:\S+@")
 _JSON_ALLOWED = "a JSON value (text, finite number, bool, None, list or mapping with text keys)"
@@ -55,6 +56,11 @@ class SecretMapping(dict[str, Any]):
         return SecretMapping(self)
 
 
+def hidden(raw: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The same mapping, with its values out of sight."""
+    return raw if isinstance(raw, SecretMapping) else SecretMapping(raw)
+
+
 def discreet(function: F) -> F:
     """Raise the errors of `function` from here, so that no traceback with locals shows what was passed in."""
 
@@ -64,6 +70,7 @@ def discreet(function: F) -> F:
             return function(*args, **kwargs)
         except (UCaptchaError, TypeError) as error:
             problem = error.with_traceback(None)
+            problem.__context__ = None
         del args, kwargs
         try:
             raise problem from None
@@ -90,7 +97,7 @@ def to_json(field: str, value: object, depth: int = 0) -> JSON:
     """Copy a value as plain JSON, or raise `InvalidTaskError` that names the field and the place in it."""
     if isinstance(value, Enum):
         value = value.value
-    if value is None or isinstance(value, bool | int):
+    if value is None or (isinstance(value, int) and value.bit_length() <= _MOST_BITS):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
