@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Journal
 from .ledger import Claim, ClaimKind, Entry, Intent, State, Total, fingerprint
 from .memory import MemoryJournal
+from .sqlite import SQLiteJournal
 
 __all__ = [
     "Claim",
@@ -13,6 +14,7 @@ __all__ = [
     "Intent",
     "Journal",
     "MemoryJournal",
+    "SQLiteJournal",
     "State",
     "Total",
     "fingerprint",

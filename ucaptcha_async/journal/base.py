@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping
 from decimal import Decimal
@@ -29,6 +30,7 @@ from .ledger import (
     Total,
     Uncertain,
     checked_intent,
+    clean,
 )
 
 
@@ -198,7 +200,7 @@ class Reporting:
 
     async def accepted(self, submit_id: str, task_id: str) -> None:
         """Record the task's id."""
-        await self._write(Accepted(submit_id, task_id))
+        await self._write(Accepted(submit_id, clean(task_id)))
 
     async def finished(
         self,
@@ -215,8 +217,9 @@ class Reporting:
         if state not in (State.SOLVED, State.FAILED):
             raise wrong("state", state, "State.SOLVED or State.FAILED", ConfigurationError)
         kept = solution if self.store_solutions and state is State.SOLVED else None
-        written = None if cost is None else str(cost)
-        change = Finished(submit_id, state, task_id, written, error_code, solve_time, kept)
+        written = str(cost) if cost is not None and cost.is_finite() else None
+        duration = solve_time if solve_time is not None and math.isfinite(solve_time) else None
+        change = Finished(submit_id, state, clean(task_id), written, clean(error_code), duration, kept)
         return cast("bool", await self._write(change))
 
     async def uncertain(self, submit_id: str) -> None:
@@ -225,7 +228,7 @@ class Reporting:
 
     async def refused(self, submit_id: str, error_code: str | None = None) -> None:
         """Record that the service did not take it."""
-        await self._write(Refused(submit_id, error_code))
+        await self._write(Refused(submit_id, clean(error_code)))
 
     async def released(self, submit_id: str) -> None:
         """Record that it was never sent."""

@@ -7,9 +7,9 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, overload
 
 import attrs
 
@@ -183,7 +183,7 @@ class Row:
             key=self.key,
             state=state or self.state,
             task_id=self.task_id,
-            cost=None if self.cost is None else Decimal(self.cost),
+            cost=decimal_or_none(self.cost),
             error_code=self.error_code,
             solve_time=self.solve_time,
             created_at=_moment(self.created_at),
@@ -192,34 +192,57 @@ class Row:
         )
 
 
+def decimal_or_none(text: str | None) -> Decimal | None:
+    """A stored amount; None for what is none."""
+    try:
+        cost = None if text is None else Decimal(text)
+    except InvalidOperation:
+        return None
+    return cost if cost is not None and cost.is_finite() else None
+
+
 def _moment(unix: float) -> datetime:
-    return datetime.fromtimestamp(unix, UTC)
+    try:
+        return datetime.fromtimestamp(unix, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
-class Book(Protocol):
-    """Where rows are kept while the rules look at them."""
+class Book:
+    """Rows in memory while the rules look at them, found by id and by the key that they hold."""
 
-    owner: str
+    def __init__(self, owner: str = "") -> None:
+        self.owner = owner
+        self.by_id: dict[str, Row] = {}
+        self.by_key: dict[tuple[str, str], Row] = {}
 
     def row(self, submit_id: str) -> Row | None:
         """The row with this id."""
-        ...
+        return self.by_id.get(submit_id)
 
     def holder(self, account: str, key: str) -> Row | None:
         """The row that holds the key."""
-        ...
+        return self.by_key.get((account, key))
 
     def put(self, row: Row) -> None:
         """Keep the row, new or changed."""
-        ...
+        self.by_id[row.submit_id] = row
+        if row.key is None:
+            return
+        if row.state in HOLDS_KEY:
+            self.by_key[row.account, row.key] = row
+        elif self.by_key.get((row.account, row.key)) is row:
+            del self.by_key[row.account, row.key]
 
     def drop(self, row: Row) -> None:
         """Remove the row."""
-        ...
+        del self.by_id[row.submit_id]
+        if row.key is not None and self.by_key.get((row.account, row.key)) is row:
+            del self.by_key[row.account, row.key]
 
     def alive(self, owner: str) -> bool:
         """Whether the process with this token still lives."""
-        ...
+        raise NotImplementedError
 
 
 def is_free(book: Book, row: Row) -> bool:
@@ -465,3 +488,16 @@ def _encodes(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@overload
+def clean(text: str) -> str: ...
+
+
+@overload
+def clean(text: str | None) -> str | None: ...
+
+
+def clean(text: str | None) -> str | None:
+    """Text of the service as a file can hold it: JSON may carry lone surrogates and NUL."""
+    return None if text is None else text.encode(errors="replace").decode().replace("\0", "?")

@@ -1,0 +1,414 @@
+"""The journal's file. Synchronous: runs in a worker thread, one call at a time.
+
+A batch costs a fixed number of SQLite steps, whatever its size, by passing rows as one JSON text. Each step lets go of
+the interpreter's lock and must win it back from a busy event loop, which can take milliseconds; a step per row would
+let a loaded client outrun its journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ucaptcha_async.errors import JournalError
+
+from . import owners
+from .ledger import HOLDS_KEY, JSON, OPEN, Book, Change, Entry, Row, State, Total, decimal_or_none, is_free
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x75436170  # "uCap"
+VERSION = 1
+BUSY_SLICE = 0.25
+"""Seconds that one call waits for another process's lock: bounds how long a cancelled caller is held up."""
+
+_PAGE = 500
+_PRUNE = 10_000
+
+
+def _words(states: Iterable[State]) -> str:
+    return ", ".join(f"'{state}'" for state in sorted(states))
+
+
+SCHEMA = f"""
+CREATE TABLE submits (
+    submit_id  TEXT PRIMARY KEY NOT NULL,
+    account    TEXT NOT NULL,
+    host       TEXT NOT NULL,
+    key        TEXT,
+    type       TEXT NOT NULL,
+    state      TEXT NOT NULL CHECK (state IN ({_words(State)})),
+    owner      TEXT,
+    task_id    TEXT,
+    cost       TEXT,
+    error_code TEXT,
+    solve_time REAL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    solution   TEXT
+);
+CREATE UNIQUE INDEX held_keys ON submits (account, key) WHERE key IS NOT NULL AND state IN ({_words(HOLDS_KEY)});
+CREATE INDEX open_rows ON submits (account) WHERE state IN ({_words(OPEN)});
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+
+_TEXT = ("submit_id", "account", "host", "key", "type", "state", "owner", "task_id", "cost", "error_code")
+_REAL = ("solve_time", "created_at", "updated_at")
+_COLUMNS = (*_TEXT, *_REAL, "solution")
+_FIXED = ("submit_id", "account", "host", "key", "type", "created_at")
+# A hostile file may hold any type in any column; the casts leave only text, numbers and NULL.
+_CASTS = ", ".join([*(f"CAST({c} AS TEXT)" for c in _TEXT), *(f"CAST({c} AS REAL)" for c in _REAL)])
+_ROW = f"json_array({_CASTS}, CAST(solution AS TEXT))"
+_BARE_ROW = f"json_array({_CASTS}, NULL)"
+
+_BY_ID = f"SELECT json_group_array({_ROW}) FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_BY_KEY = f"""
+SELECT json_group_array({_ROW}) FROM (
+    SELECT submits.* FROM json_each(?) AS wanted CROSS JOIN submits
+    ON account = json_extract(wanted.value, '$[0]') AND submits.key = json_extract(wanted.value, '$[1]')
+    WHERE submits.key IS NOT NULL AND state IN ({_words(HOLDS_KEY)})
+)
+"""  # noqa: S608
+_SAVE = f"""
+INSERT INTO submits ({", ".join(_COLUMNS)})
+SELECT {", ".join(f"json_extract(value, '$[{i}]')" for i in range(len(_COLUMNS)))} FROM json_each(?) WHERE true
+ON CONFLICT (submit_id) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _COLUMNS if c not in _FIXED)}
+"""  # noqa: S608
+_DROP = "DELETE FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"
+_OPEN = f"""
+SELECT json_group_array({_BARE_ROW}) FROM (
+    SELECT * FROM submits WHERE account = ? AND state IN ({_words(OPEN)}) ORDER BY rowid
+)
+"""  # noqa: S608
+_LIST = f"""
+SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
+    SELECT *, rowid AS position FROM submits
+    WHERE rowid > ?1 AND (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3)))
+    ORDER BY rowid LIMIT {_PAGE}
+)
+"""  # noqa: S608
+_TOTALS = """
+SELECT CAST(type AS TEXT), CAST(state AS TEXT), CAST(cost AS TEXT), count(*) FROM submits
+WHERE ?1 IS NULL OR account = ?1 GROUP BY 1, 2, 3
+"""
+_PRUNE_SOME = f"""
+DELETE FROM submits WHERE rowid IN (
+    SELECT rowid FROM submits WHERE updated_at < ? AND state NOT IN ({_words(OPEN)}) LIMIT {_PRUNE}
+)
+"""  # noqa: S608
+
+_REASONS = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_READONLY: "the file is read-only",
+    sqlite3.SQLITE_CORRUPT: "the file is corrupted",
+    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+    sqlite3.SQLITE_IOERR: "the disk failed or is full",
+}
+
+
+class BusyError(JournalError):
+    """Another process holds the file's lock; the same call may succeed at once."""
+
+
+class Store:
+    """One process's connection to a journal file.
+
+    Args:
+        path: The file.
+        synchronous: `"normal"` or `"full"`.
+        wipe: Overwrite removed content with zeros, because it may be secret.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str, wipe: bool) -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._wipe = wipe
+        self._db: sqlite3.Connection | None = None
+        self._owner = owners.Owner(path)
+
+    @property
+    def owner(self) -> str:
+        """This process's token."""
+        return self._owner.token
+
+    def open(self) -> None:
+        """Connect, and mark the file as used by this process."""
+        self._guarded(lambda db: None)
+        try:
+            owners.sweep(self.path)
+            self._owner.acquire()
+        except OSError as error:
+            raise self.failure(f"no lock file beside it: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._disconnect()
+        self._owner.release()
+
+    def commit(self, changes: Sequence[Change]) -> list[object]:
+        """Apply changes in one transaction.
+
+        Returns:
+            For each change its answer, or the `JournalError` that concerns it alone.
+
+        Raises:
+            BusyError: Nothing was written; another process holds the lock.
+            JournalError: Nothing was written.
+        """
+        return self._guarded(lambda db: self._commit(db, changes))
+
+    def _commit(self, db: sqlite3.Connection, changes: Sequence[Change]) -> list[object]:
+        db.execute("BEGIN IMMEDIATE")
+        page = self._load(db, changes)
+        now = time.time()
+        answers = [_answer(change, page, now) for change in changes]
+        if page.changed:
+            db.execute(_SAVE, (json.dumps([_values(row) for row in page.changed.values()]),))
+        if page.dropped:
+            db.execute(_DROP, (json.dumps(page.dropped),))
+        db.execute("COMMIT")
+        return answers
+
+    def _load(self, db: sqlite3.Connection, changes: Sequence[Change]) -> _Page:
+        page = _Page(self.owner, self.path)
+        names = list({change.holds for change in changes if change.holds is not None})
+        found = _rows(db, _BY_ID, json.dumps([change.submit_id for change in changes]))
+        if names:
+            found += _rows(db, _BY_KEY, json.dumps(names))
+        for values in found:
+            page.load(values)
+        return page
+
+    def open_entries(self, account: str) -> list[Entry]:
+        """What is open and worked on by nobody alive."""
+        page = _Page(self.owner, self.path)
+        rows = [_row(values) for values in self._guarded(lambda db: _rows(db, _OPEN, account))]
+        free = [row for row in rows if row is not None and is_free(page, row)]
+        return [row.entry(State.UNCERTAIN if row.state is State.INTENT else None) for row in free]
+
+    def page(self, after: int, account: str | None, states: Iterable[State] | None) -> list[tuple[int, Entry]]:
+        """The next rows after a position, each with its position."""
+        wanted = None if states is None else json.dumps(sorted(states))
+        found = self._guarded(lambda db: _rows(db, _LIST, after, account, wanted))
+        return [(position, self._readable(values).entry()) for position, values in sorted(found, key=lambda f: f[0])]
+
+    def _readable(self, values: Sequence[Any]) -> Row:
+        row = _row(values)
+        if row is None:
+            raise self.failure(f"row {values[0]!r} is unreadable")
+        return row
+
+    def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
+        """The stored solution under a key."""
+        rows = [_row(values) for values in self._guarded(lambda db: _rows(db, _BY_KEY, json.dumps([[account, key]])))]
+        return next((row.solution for row in rows if row is not None), None)
+
+    def totals(self, account: str | None) -> list[Total]:
+        """Counts and costs by type and state."""
+        found: dict[tuple[str, State], tuple[int, Decimal]] = {}
+        for kind, word, cost, n in self._guarded(lambda db: db.execute(_TOTALS, (account,)).fetchall()):
+            state = _state(word)
+            if state is None:
+                raise self.failure("it holds a state that this version does not know")
+            count, spent = found.get((kind or "", state), (0, Decimal(0)))
+            found[kind or "", state] = (count + n, spent + (decimal_or_none(cost) or 0) * n)
+        return [Total(type=t, state=s, count=n, cost=c) for (t, s), (n, c) in sorted(found.items())]
+
+    def prune(self, before: float) -> int:
+        """Remove some of the rows that ended before this wall time; 0 when there are none left."""
+        return self._guarded(lambda db: db.execute(_PRUNE_SOME, (before,)).rowcount)
+
+    def failure(self, reason: str) -> JournalError:
+        """An error that names the file, without its directory."""
+        return JournalError(f"the journal {self.path.name!r} failed: {reason}")
+
+    def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run on a connection; turn what SQLite raises into our errors, and leave no transaction open."""
+        try:
+            return work(self._connected())
+        except sqlite3.Error as error:
+            raise self._mapped(error) from None
+        except OSError as error:
+            raise self.failure(error.strerror or "the file cannot be used") from None
+        except (ValueError, OverflowError, RecursionError, MemoryError):
+            raise self.failure("it holds data that cannot be read") from None
+        finally:
+            self._rolled_back()
+
+    def _mapped(self, error: sqlite3.Error) -> JournalError:
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return BusyError(f"the journal {self.path.name!r} is locked by another process")
+        if code != sqlite3.SQLITE_FULL:
+            self._disconnect()  # the next call starts afresh
+        return self.failure(_REASONS.get(code, str(error)))
+
+    def _rolled_back(self) -> None:
+        if self._db is not None and self._db.in_transaction:
+            try:
+                self._db.execute("ROLLBACK")
+            except sqlite3.Error:
+                self._disconnect()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._create()
+            db = sqlite3.connect(
+                self.path, timeout=BUSY_SLICE, isolation_level=None, check_same_thread=False, cached_statements=32
+            )
+            try:
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+        return self._db
+
+    def _create(self) -> None:
+        # Only ever a new file: closing a descriptor of an existing one would drop the locks of this process on it.
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            if not self.path.is_file():
+                raise self.failure("it is not a regular file") from None
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        db.execute("PRAGMA trusted_schema = OFF")
+        self._check(db)
+        db.execute("PRAGMA journal_mode = WAL").fetchone()
+        db.execute(f"PRAGMA synchronous = {self._synchronous.upper()}")
+        db.execute(f"PRAGMA secure_delete = {'ON' if self._wipe else 'OFF'}")
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        """Make the schema in an empty file; refuse a file of somebody else, or of a later version."""
+        if self._identity(db) == (APPLICATION_ID, VERSION):
+            return
+        db.execute("BEGIN IMMEDIATE")
+        application, version = self._identity(db)
+        empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application == APPLICATION_ID and version != VERSION:
+            raise self.failure(f"its schema is version {version}; this library knows {VERSION}")
+        if application != APPLICATION_ID and not empty:
+            raise self.failure("it is a database of something else")
+        if empty:
+            for statement in SCHEMA.split(";\n"):
+                db.execute(statement)
+        db.execute("COMMIT")
+
+    def _identity(self, db: sqlite3.Connection) -> tuple[int, int]:
+        application: int = db.execute("PRAGMA application_id").fetchone()[0]
+        version: int = db.execute("PRAGMA user_version").fetchone()[0]
+        return application, version
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+
+
+class _Page(Book):
+    """The rows that one batch is about."""
+
+    def __init__(self, owner: str, path: Path) -> None:
+        super().__init__(owner)
+        self._path = path
+        self._living: dict[str, bool] = {owner: True}
+        self._unreadable: set[object] = set()
+        self.changed: dict[str, Row] = {}
+        self.dropped: list[str] = []
+
+    def load(self, values: Sequence[Any]) -> None:
+        """Take in a row of the file."""
+        row = _row(values)
+        if row is None:
+            self._unreadable |= {values[0], (values[1], values[3])}
+        elif row.submit_id not in self.by_id:
+            super().put(row)
+
+    def row(self, submit_id: str) -> Row | None:
+        """The row with this id."""
+        self._refuse_unreadable(submit_id)
+        return super().row(submit_id)
+
+    def holder(self, account: str, key: str) -> Row | None:
+        """The row that holds the key."""
+        self._refuse_unreadable((account, key))
+        return super().holder(account, key)
+
+    def _refuse_unreadable(self, name: object) -> None:
+        if name in self._unreadable:
+            raise JournalError(f"the journal {self._path.name!r} failed: a row is unreadable")
+
+    def put(self, row: Row) -> None:
+        """Keep the row, to be saved."""
+        super().put(row)
+        self.changed[row.submit_id] = row
+
+    def drop(self, row: Row) -> None:
+        """Remove the row."""
+        super().drop(row)
+        self.changed.pop(row.submit_id, None)
+        self.dropped.append(row.submit_id)
+
+    def alive(self, owner: str) -> bool:
+        """Whether the process with this token lives."""
+        if owner not in self._living:
+            self._living[owner] = owners.alive(self._path, owner)
+        return self._living[owner]
+
+
+def _answer(change: Change, page: _Page, now: float) -> object:
+    try:
+        return change.apply(page, now)
+    except JournalError as error:
+        return error
+
+
+def _rows(db: sqlite3.Connection, query: str, *parameters: object) -> list[list[Any]]:
+    found = json.loads(db.execute(query, parameters).fetchone()[0])
+    return found if isinstance(found, list) else []
+
+
+def _values(row: Row) -> list[object]:
+    solution = None if row.solution is None else json.dumps(row.solution)
+    values: list[object] = [getattr(row, column) for column in _COLUMNS[:-1]]
+    return [*values, solution]
+
+
+def _row(values: Sequence[Any]) -> Row | None:
+    """A row of the file, or None if it makes no sense."""
+    fields = dict(zip(_COLUMNS, values, strict=True))
+    fields["state"] = _state(fields["state"])
+    fields["solution"] = _object(fields["solution"])
+    for column in ("created_at", "updated_at"):
+        fields[column] = fields[column] or 0.0
+    if fields["state"] is None or not all(isinstance(fields[c], str) for c in _FIXED[:3]):
+        return None
+    fields["type"] = fields["type"] or ""
+    return Row(**fields)
+
+
+def _state(word: object) -> State | None:
+    try:
+        return State(word)  # type: ignore[arg-type]
+    except ValueError:
+        return None
+
+
+def _object(text: object) -> dict[str, JSON] | None:
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,211 @@
+"""Group commit: the changes of many tasks share few transactions, without a background task.
+
+Whoever writes while nobody flushes becomes the flusher, for all who wait. A flush runs in a worker thread and is
+shielded, so that a change that has been queued is written even if its caller, or the flusher, is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import attrs
+
+from ucaptcha_async.errors import JournalError
+
+from .ledger import Abandoned, Begin, Change, Claim, ClaimKind, Entry, Released, TakeUp
+from .store import BusyError
+
+SPACING = 0.02
+"""Seconds from flush to flush while several tasks write: a flush costs a thread hop, however many share it."""
+
+BATCH = 500
+"""Changes a flush: bounds the time for which its JSON keeps the event loop from running."""
+
+KEPT = 100_000
+"""Failed reports that are kept for another try; beyond it the oldest are lost."""
+
+
+@attrs.define(eq=False)
+class _Write:
+    """A change on its way to the file."""
+
+    change: Change
+    deadline: float
+    deserted: bool = False
+    done: bool = False
+    answer: object = None
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether the change is of use only to a caller who waits for the answer."""
+        return isinstance(self.change, Begin | TakeUp)
+
+    def settle(self, answer: object) -> None:
+        """Answer the caller."""
+        self.answer, self.done = answer, True
+
+
+class Writer:
+    """Gathers changes and commits them.
+
+    Args:
+        commit: Applies changes in a worker thread; raises `BusyError` or `JournalError` if none was written.
+        limiter: Admits one thread at a time.
+        patience: How long a change waits for another process's lock, seconds.
+    """
+
+    def __init__(
+        self, commit: Callable[[Sequence[Change]], list[object]], limiter: anyio.CapacityLimiter, patience: float
+    ) -> None:
+        self._commit = commit
+        self._limiter = limiter
+        self._patience = patience
+        self._queue: deque[_Write] = deque()
+        self._kept: deque[_Write] = deque()
+        self._lost = 0
+        self._round = anyio.Event()
+        self._flushing = False
+        self._busy = False
+        self._last_start = 0.0
+        self._last_size = 0
+
+    @property
+    def kept(self) -> int:
+        """How many failed reports wait for another try."""
+        return len(self._kept)
+
+    async def write(self, change: Change) -> object:
+        """Commit a change and return its answer.
+
+        Raises:
+            JournalError: It was not written. A claim is given up, a report is kept and tried again with the next flush.
+        """
+        write = _Write(change, anyio.current_time() + self._patience)
+        self._queue.append(write)
+        try:
+            while not write.done:
+                await (self._round.wait() if self._flushing else self._flush())
+        except BaseException:
+            await self._desert(write)
+            raise
+        if isinstance(write.answer, JournalError):
+            raise write.answer
+        return write.answer
+
+    async def drain(self) -> int:
+        """Commit what is left, at the end.
+
+        Returns:
+            How many reports are lost.
+        """
+        while self._flushing:
+            await self._round.wait()
+        deadline = anyio.current_time() + self._patience
+        self._flushing = True
+        try:
+            while self._queue or self._kept:
+                if not await self._round_trip() and not (self._busy and anyio.current_time() < deadline):
+                    break
+        finally:
+            self._end_round()
+        self._fail(self._take(self._queue, len(self._queue)), JournalError("the journal was closed"))
+        return self._lost + len(self._kept)
+
+    async def _flush(self, *, linger: bool = True) -> None:
+        self._flushing = True
+        try:
+            if linger and 2 <= self._last_size < BATCH:
+                await anyio.sleep_until(self._last_start + SPACING)
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            while await self._round_trip() and self._queue and not self._attended():
+                await anyio.lowlevel.checkpoint_if_cancelled()
+        finally:
+            self._end_round()
+
+    def _end_round(self) -> None:
+        self._flushing = False
+        ended, self._round = self._round, anyio.Event()
+        ended.set()
+
+    def _attended(self) -> bool:
+        """Whether somebody waits for what is in the queue, and so will flush it."""
+        return any(not write.deserted for write in self._queue)
+
+    async def _round_trip(self) -> bool:
+        """Commit one batch; whether it succeeded."""
+        kept = self._take(self._kept, BATCH)
+        fresh = self._take(self._queue, BATCH - len(kept))
+        self._last_start, self._last_size = anyio.current_time(), len(kept) + len(fresh)
+        self._busy = False
+        try:
+            answers = await self._commit_shielded([write.change for write in (*kept, *fresh)])
+        except JournalError as error:
+            self._kept.extendleft(reversed(kept))
+            self._postpone(fresh, error) if isinstance(error, BusyError) else self._fail(fresh, error)
+            return False
+        except BaseException:
+            self._kept.extendleft(reversed(kept))
+            self._queue.extendleft(reversed(fresh))
+            raise
+        for write, answer in zip(fresh, answers[len(kept) :], strict=True):
+            write.settle(answer)
+            if write.deserted:
+                self._undo(write)
+        return True
+
+    async def _commit_shielded(self, changes: Sequence[Change]) -> list[object]:
+        with anyio.CancelScope(shield=True):
+            return await anyio.to_thread.run_sync(self._commit, changes, limiter=self._limiter)
+        raise AssertionError("unreachable")
+
+    def _take(self, source: deque[_Write], most: int) -> list[_Write]:
+        taken: list[_Write] = []
+        while source and len(taken) < most:
+            write = source.popleft()
+            if not (write.deserted and write.is_claim):
+                taken.append(write)
+        return taken
+
+    def _postpone(self, writes: Sequence[_Write], error: JournalError) -> None:
+        self._busy = True
+        now = anyio.current_time()
+        self._fail([write for write in writes if write.deadline <= now], error)
+        self._queue.extendleft(write for write in reversed(writes) if write.deadline > now)
+
+    def _fail(self, writes: Sequence[_Write], error: JournalError) -> None:
+        for write in writes:
+            if not write.is_claim:
+                self._keep(write)
+            # One error each: several tasks that raise the same object would mix up their tracebacks.
+            write.settle(JournalError(error.message))
+
+    def _keep(self, write: _Write) -> None:
+        if len(self._kept) >= KEPT:
+            self._kept.popleft()
+            self._lost += 1
+        self._kept.append(write)
+
+    async def _desert(self, write: _Write) -> None:
+        """The caller was cancelled: withdraw what it asked, see to it that what it reported is written."""
+        write.deserted = True
+        if write.done:
+            self._undo(write)
+        if self._queue and not self._flushing and not self._attended():
+            with anyio.CancelScope(shield=True):
+                await self._flush(linger=False)
+
+    def _undo(self, write: _Write) -> None:
+        """Give back what a caller asked for who is no longer there."""
+        answer = write.answer
+        if isinstance(answer, Claim) and answer.mine:
+            released = answer.kind is ClaimKind.NEW
+            change: Change = Released(answer.submit_id) if released else Abandoned(answer.submit_id)
+        elif isinstance(answer, Entry):
+            change = Abandoned(answer.submit_id)
+        else:
+            return
+        self._queue.append(_Write(change, anyio.current_time() + self._patience, deserted=True))
