@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server.should_exit = True
 
     _watch(options, stop)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # the books only grow: looking through them again and again frees nothing
     # uvicorn raises the signals that it has caught once more when it is done; by then they have done their work.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

@@ -89,7 +89,7 @@ class Desk:
         """Take a task and charge for it."""
         task = body.get("task")
         kind = self._kind(task)
-        assert isinstance(task, dict)  # noqa: S101  # _kind refuses what is no object
+        assert isinstance(task, dict)  # _kind refuses what is no object
         check_request(body)
         check_task(task, kind, proxy_optional=self._options.dialect.proxy_optional)
         price = self._price(task["type"], kind)
@@ -201,10 +201,8 @@ class Desk:
             return "ready" if task.error_code is None else "failed"
         return "idle" if now - task.created_at < self._options.idle_for / self._options.speed else "processing"
 
-    def feedback(self, task: TaskRecord, result: object) -> None:
+    def feedback(self, task: TaskRecord, result: JSON) -> None:
         """Take a judgement of a solution. Source: docs/api/ucaptcha/feedback-task."""
-        if not isinstance(result, dict):
-            raise RefusalError("ERROR_BAD_PARAMETERS", "result must be an object.")
         if not isinstance(result.get("invalid"), bool):
             raise RefusalError("ERROR_BAD_PARAMETERS", "result.invalid must be a boolean.")
         if not _text(result.get("message")):

@@ -240,10 +240,8 @@ class _Script:
         return step
 
 
-def _as_pairs(
-    rates: Mapping[Fault, float] | Iterable[tuple[Fault, float]],
-) -> tuple[tuple[Fault, float], ...]:
-    return tuple(rates.items()) if isinstance(rates, Mapping) else tuple(rates)
+def _as_pairs(rates: Iterable[tuple[Fault, float]]) -> tuple[tuple[Fault, float], ...]:
+    return tuple(rates)
 
 
 def _check_rates(owner: object, attribute: object, value: tuple[tuple[Fault, float], ...]) -> None:

@@ -9,6 +9,9 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from .control import fault_to_json
+from .faults import Fault, FaultRates
+
 OptionValue = str | int | float | bool | Sequence[str] | Mapping[str, object] | object
 
 
@@ -36,7 +39,7 @@ class RunningService:
         return int(self.url.rpartition(":")[2])
 
     def _address(self) -> str:
-        assert self.process.stdout is not None  # noqa: S101  # it is a pipe
+        assert self.process.stdout is not None  # it is a pipe
         line = self.process.stdout.readline().strip()
         if not line.startswith("listening on "):
             self.process.wait(10)
@@ -46,6 +49,37 @@ class RunningService:
     def books(self, *, full: bool = False) -> dict[str, object]:
         """Fetch the books; see `Books.as_json`."""
         return self._get(f"/books?full={int(full)}")
+
+    def script(self, endpoint: str, *faults: Fault, task_id: str | None = None, task_type: str | None = None) -> None:
+        """Let the next matching requests meet these faults; see `LocalService.script`."""
+        steps = [fault_to_json(fault) for fault in faults]
+        self._order(do="script", endpoint=endpoint, faults=steps, task_id=task_id, task_type=task_type)
+
+    def set_rates(self, rates: FaultRates) -> None:
+        """Set the faults that come at random."""
+        pairs = [(fault_to_json(fault), rate) for fault, rate in rates.rates]
+        self._order(do="rates", rates=pairs, seed=rates.seed, endpoints=rates.endpoints)
+
+    def clear_faults(self) -> None:
+        """Forget all faults that have not come yet."""
+        self._order(do="clear")
+
+    def solve_next(self, **plan: object) -> None:
+        """Decide how the next tasks are solved; see `LocalService.solve_next`."""
+        self._order(do="solve_next", **plan)
+
+    def fail_next(self, error_code: str = "ERROR_CAPTCHA_UNSOLVABLE", **plan: object) -> None:
+        """Let the next tasks fail; see `LocalService.fail_next`."""
+        self._order(do="fail_next", error_code=error_code, **plan)
+
+    def set(self, **options: float) -> None:
+        """Change `latency`, `speed`, `failure_rate`, `rate_limit`, `idle_for` or `retention`."""
+        self._order(do="set", **options)
+
+    def _order(self, **order: object) -> None:
+        answer = self._get("/control", json.dumps(order).encode())
+        if "error" in answer:
+            raise ValueError(answer["error"])
 
     def _get(self, path: str, body: bytes | None = None) -> dict[str, object]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

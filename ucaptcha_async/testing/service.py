@@ -6,23 +6,31 @@ docs/api/ucaptcha/get-balance, docs/api/ucaptcha/feedback-task, docs/api/error-c
 
 from __future__ import annotations
 
-import json
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
+from types import TracebackType
+from typing import Self
 
 import anyio
+import anyio.abc
 import attrs
 
 from .books import Books
+from .callbacks import Callbacks
+from .control import control
 from .desk import Desk
+from .endpoints import Endpoint, JsonApi, Office, parse_json
 from .faults import Fault, Faults
+from .legacy import LegacyApi
 from .options import Options
 from .refusals import RefusalError
 from .wire import Answer, Clock, Receive, Scope, Send, cut_connection, read_body, send_answer
 
 JSON = Mapping[str, object]
+
+_BACK_DOORS = frozenset({"books", "control", "favicon.ico"})
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -42,20 +50,23 @@ class LocalService(Options):
     _desk: Desk = attrs.field(init=False, repr=False)
     _clock: Clock = attrs.field(init=False, repr=False)
     _windows: dict[str, list[int]] = attrs.field(init=False, factory=dict, repr=False)
-    _seen: tuple[int, float] = attrs.field(init=False, default=(0, 0.0), repr=False)
-    _endpoints: dict[str, Callable[[JSON, float], Answer]] = attrs.field(init=False, repr=False)
+    _seen: list[float] = attrs.field(init=False, factory=lambda: [0, 0.0], repr=False)
+    _callbacks: Callbacks = attrs.field(init=False, repr=False)
+    _endpoints: dict[str, Endpoint] = attrs.field(init=False, repr=False)
+    _unknown: Endpoint = attrs.field(init=False, repr=False)
+    _group: anyio.abc.TaskGroup = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.faults = Faults(self.fault_rates)
         self._books = Books(detail=self.books_detail, clock=self._now)
         self._desk = Desk(self, self._books)
         self._clock = Clock(self.epoch, self.clock_skew)
-        self._endpoints = {
-            "createTask": self._create_task,
-            "getTaskResult": self._get_task_result,
-            "getBalance": self._get_balance,
-            "feedbackTask": self._feedback_task,
-        }
+        self._callbacks = Callbacks(self._books, self.callback_plan, self.callback_sender)
+        office = Office(self, self._books, self._desk, self._callbacks)
+        api = JsonApi(office)
+        self._endpoints = {**api.endpoints(), **LegacyApi(office).endpoints()}
+        every = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        self._unknown = Endpoint(run=self._no_such_method, parse=parse_json, refuse=api.refuse, methods=every)
 
     # What a test says and asks
 
@@ -137,29 +148,50 @@ class LocalService(Options):
         else:
             raise ValueError(f"this app does not speak {scope['type']}")
 
+    async def __aenter__(self) -> Self:
+        """Begin to send callbacks; only those need it."""
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        await self._group.start(self._callbacks.run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._group.cancel_scope.cancel()
+        await self._group.__aexit__(None, None, None)
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        async with self:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(receive)
         if raw is None:
             return
-        endpoint = scope["path"].strip("/")
-        if endpoint in ("books", "favicon.ico"):
-            await send_answer(send, self._show_books(scope), ())
+        name = scope["path"].strip("/")
+        if name in _BACK_DOORS:
+            await send_answer(send, self._back_door(name, scope, raw), ())
             return
         now = anyio.current_time()
-        self._seen = threading.get_ident(), now
+        self._seen[:] = threading.get_ident(), now
         wall = self._clock.wall(now)
         remaining = self._count(scope, wall)
-        answer = self._answer(endpoint, scope["method"], raw, now, allowed=remaining >= 0)
-        latency = self.latency(endpoint) if callable(self.latency) else self.latency
+        answer = await self._answer(name, scope, raw, now, allowed=remaining >= 0)
+        latency = self.latency(name) if callable(self.latency) else self.latency
         if latency + answer.delay > 0:
             await anyio.sleep(latency + answer.delay)
         await self._send(scope, receive, send, answer, self._limits(answer, wall, max(remaining, 0)))
+
+    def _back_door(self, name: str, scope: Scope, raw: bytes) -> Answer:
+        if name == "control":
+            return Answer(200, control(self, raw))
+        if name == "books":
+            return Answer(200, self._books.as_json(full=b"full=1" in scope.get("query_string", b"")))
+        return Answer(404, body=b"")
 
     async def _send(
         self, scope: Scope, receive: Receive, send: Send, answer: Answer, headers: list[tuple[bytes, bytes]]
@@ -199,61 +231,29 @@ class LocalService(Options):
             (b"x-ratelimit-reset", b"%d" % math.ceil(reset)),
         ]
 
-    # The endpoints
+    # The way of a request
 
-    def _answer(self, endpoint: str, method: str, raw: bytes, now: float, *, allowed: bool) -> Answer:
-        body = _parse(raw)
+    async def _answer(self, name: str, scope: Scope, raw: bytes, now: float, *, allowed: bool) -> Answer:
+        endpoint = self._endpoints.get(name, self._unknown)
+        body = endpoint.parse(scope, raw)
         asked = _task_id(body)
         fault: Fault | None = None
         if allowed:
-            fault = self.faults.pick(endpoint, asked, self._type_of(body, asked))
+            fault = self.faults.pick(name, asked, self._type_of(body, asked))
             processed = fault is None or fault.processed
-            answer = self._process(endpoint, method, body, now) if processed else Answer()
+            answer = await _process(endpoint, scope["method"], body, now) if processed else Answer()
         else:
-            answer = self._refusal("ERROR_TOO_MUCH_REQUESTS")
+            answer = endpoint.refuse(body, "ERROR_TOO_MUCH_REQUESTS", None)
         task_id = asked or answer.task_id
         if fault is not None:
             answer = fault.spoil(answer)
             answer.delay += fault.delay
         key = self._desk.fingerprint(body.get("clientKey")) if body is not None else None
-        self._books.note_request(now, endpoint, 0 if answer.cut == "before" else answer.status, task_id, key)
+        self._books.note_request(now, name, 0 if answer.cut == "before" else answer.status, task_id, key)
         return answer
 
-    def _process(self, endpoint: str, method: str, body: JSON | None, now: float) -> Answer:
-        handler = self._endpoints.get(endpoint)
-        if handler is None:
-            return self._refusal("ERROR_NO_SUCH_METHOD")
-        if method != "POST":
-            answer = self._refusal("ERROR_NO_SUCH_METHOD")
-            return attrs.evolve(answer, status=405, headers=(("allow", "POST"),))
-        if body is None:
-            return self._refusal("ERROR_BAD_PARAMETERS", "The body must be a JSON object.")
-        try:
-            return handler(body, now)
-        except RefusalError as refusal:
-            return self._refusal(refusal.code, refusal.description)
-
-    def _refusal(self, code: str, description: str | None = None) -> Answer:
-        return Answer(*self.dialect.error(code, description))
-
-    def _create_task(self, body: JSON, now: float) -> Answer:
-        task = self._desk.create(self._desk.key_of(body), body, now)
-        return Answer(200, self.dialect.created(task), delivers=task if task.immediate else None, task_id=task.id)
-
-    def _get_task_result(self, body: JSON, now: float) -> Answer:
-        task = self._desk.find(self._desk.key_of(body), body, now)
-        self._books.note_poll(task, now)
-        status, value = self.dialect.result(task, self._desk.status(task, now))
-        return Answer(status, value, delivers=task if now >= task.ready_at else None)
-
-    def _get_balance(self, body: JSON, now: float) -> Answer:
-        balance = self._desk.balance(self._desk.key_of(body))
-        return Answer(200, {"errorId": 0, "balance": float(balance)})
-
-    def _feedback_task(self, body: JSON, now: float) -> Answer:
-        task = self._desk.find(self._desk.key_of(body), body, now)
-        self._desk.feedback(task, body.get("result"))
-        return Answer(200, {"errorId": 0, "message": "Feedback recorded."})
+    async def _no_such_method(self, body: JSON, now: float) -> Answer:
+        raise RefusalError("ERROR_NO_SUCH_METHOD")
 
     def _type_of(self, body: JSON | None, task_id: str | None) -> str | None:
         if task_id is not None and task_id in self._books.tasks:
@@ -262,17 +262,19 @@ class LocalService(Options):
         name = task.get("type") if isinstance(task, dict) else None
         return name if isinstance(name, str) else None
 
-    def _show_books(self, scope: Scope) -> Answer:
-        full = b"full=1" in scope.get("query_string", b"")
-        return Answer(200, self._books.as_json(full=full))
 
-
-def _parse(raw: bytes) -> JSON | None:
+async def _process(endpoint: Endpoint, method: str, body: JSON | None, now: float) -> Answer:
+    """Carry out a request."""
+    if method not in endpoint.methods:
+        answer = endpoint.refuse(body, "ERROR_NO_SUCH_METHOD", None)
+        answer.status, answer.headers = 405, (("allow", ", ".join(endpoint.methods)),)
+        return answer
+    if body is None:
+        return endpoint.refuse(body, "ERROR_BAD_PARAMETERS", "The body must be a JSON object.")
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        return await endpoint.run(body, now)
+    except RefusalError as refusal:
+        return endpoint.refuse(body, refusal.code, refusal.description)
 
 
 def _task_id(body: JSON | None) -> str | None:
