@@ -28,7 +28,10 @@ Every exception of the library derives from [`UCaptchaError`][ucaptcha_async.UCa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .results import Attempt
 
 
 class UCaptchaError(Exception):
@@ -39,12 +42,14 @@ class UCaptchaError(Exception):
         error_code: The service's own code, for example `"ERROR_ZERO_BALANCE"`, as it was received.
         retryable: Whether the same call may succeed later without a change by the caller.
         charged: Whether money was spent: `True`, `False` (never charged, or refunded), `None` for unknown.
+        attempts: Each `createTask` of the solve that ended with this error, in order.
     """
 
     retryable: bool = False
     charged: bool | None = False
     task_id: str | None = None
     error_code: str | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def __init__(
         self,

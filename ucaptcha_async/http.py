@@ -17,7 +17,17 @@ import anyio
 import attrs
 
 from .errors import ConfigurationError
-from .lanes import FRESH, MAX_ANSWER, AnswerTooLargeError, LaneStatistics, LaneTransport, Library, direct, through_proxy
+from .lanes import (
+    FRESH,
+    MAX_ANSWER,
+    SENT_AT,
+    AnswerTooLargeError,
+    LaneStatistics,
+    LaneTransport,
+    Library,
+    direct,
+    through_proxy,
+)
 from .secrecy import SecretBytes, without_frames
 
 TransportName = Literal["httpx", "httpx2", "fast"]
@@ -81,11 +91,13 @@ class Sending:
     """What a transport says of one request while it is under way: the proof of sending.
 
     Attributes:
+        handed_over: Whether the transport has the request at all.
         proves_silence: Whether the transport is known to report, so that no report means that nothing was sent.
         started: Whether the first byte of the request was about to be written.
         heard: Whether anything was reported at all.
     """
 
+    handed_over: bool = False
     proves_silence: bool = False
     started: bool = False
     heard: bool = False
@@ -100,7 +112,7 @@ class Sending:
     @property
     def sent(self) -> bool:
         """Whether the request may have reached the service."""
-        return self.started or not (self.heard or self.proves_silence)
+        return self.handed_over and (self.started or not (self.heard or self.proves_silence))
 
 
 @attrs.define(eq=False)
@@ -158,7 +170,7 @@ class Channel:
         """Send one request; see `Http.post`."""
         extensions: dict[str, Any] = {}
         if sending is not None:
-            sending.proves_silence = self.proves_silence
+            sending.handed_over, sending.proves_silence = True, self.proves_silence
             extensions = {"trace": sending.trace, FRESH: True}
         request = self.build(url, body, extensions)
         sent_at = anyio.current_time()
@@ -175,14 +187,11 @@ class Channel:
         except BaseException as cancelled:
             without_frames(cancelled)
             raise
-        headers = {
-            k.lower().decode("ascii"): v.decode("latin-1") for k, v in response.headers.raw if k.lower() in _HEADERS
-        }
         return Reply(
             status=response.status_code,
             headers=_relevant(response.headers.raw),
             content=SecretBytes(content),
-            sent_at=sent_at,
+            sent_at=response.extensions.get(SENT_AT, sent_at),
             received_at=anyio.current_time(),
         )
 

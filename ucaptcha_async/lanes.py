@@ -7,10 +7,11 @@ with a thousand, and a lane whose request was cancelled or failed is thrown away
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,10 @@ MAX_ANSWER = 1024 * 1024
 
 FRESH = "ucaptcha_fresh"
 """The request extension that asks for a connection fit for a submit."""
+
+
+SENT_AT = "ucaptcha_sent_at"
+"""The response extension that says when the request was written, in seconds of the event loop's clock."""
 
 
 class AnswerTooLargeError(Exception):
@@ -59,6 +64,21 @@ class LaneStatistics:
 class _Lane:
     connection: Any
     used_at: float
+    new: bool = True
+
+
+@attrs.define(eq=False)
+class _Written:
+    """Notes when a request was written on a new connection, and passes on what it hears."""
+
+    at: float
+    other: Callable[[str, Any], Awaitable[None]] | None
+
+    async def trace(self, name: str, info: Any) -> None:
+        if name.endswith(".send_request_headers.started"):
+            self.at = anyio.current_time()
+        if self.other is not None:
+            await self.other(name, info)
 
 
 @attrs.define(eq=False)
@@ -104,6 +124,10 @@ class LaneTransport:
         try:
             url = self._url(request.url)
             lane = await self._take(url, SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE)
+            written = _Written(anyio.current_time(), request.extensions.get("trace"))
+            if lane.new:
+                # Connecting takes time before anything is written; a kept connection writes at once.
+                request.extensions["trace"] = written.trace
             try:
                 answer = await lane.connection.handle_async_request(self._to_core(url, request))
                 content = await _read(answer.stream)
@@ -118,7 +142,7 @@ class LaneTransport:
             answer.status,
             headers=answer.headers,
             stream=self._http.ByteStream(content),
-            extensions=answer.extensions,
+            extensions={**answer.extensions, SENT_AT: written.at},
         )
 
     def _url(self, url: Any) -> Any:
@@ -147,9 +171,9 @@ class LaneTransport:
         return _Lane(self.connect(url.origin), now)
 
     async def _keep(self, lane: _Lane) -> None:
-        lane.used_at = anyio.current_time()
+        lane.used_at, lane.new = anyio.current_time(), False
         self._idle.append(lane)
-        # The oldest is at the left: what a quieter time no longer needs is closed here, for there is no background task.
+        # The oldest is at the left. It is closed here, when times are quieter: there is no background task to do it.
         if lane.used_at - self._idle[0].used_at > POLL_IDLE:
             await _close(self._idle.popleft())
 
@@ -178,7 +202,7 @@ async def _read(stream: Any) -> bytes:
 
 async def _close(lane: _Lane) -> None:
     # Closing must happen even when the caller is being cancelled, but a peer that does not answer must not hold it up.
-    with anyio.move_on_after(1, shield=True):
+    with anyio.move_on_after(1, shield=True), contextlib.suppress(Exception):
         await lane.connection.aclose()
 
 

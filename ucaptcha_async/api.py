@@ -1,0 +1,226 @@
+"""The four endpoints: typed in, typed out, errors by code.
+
+Every request passes through here once: paced, sent, heard by the limiter, understood. Nothing is retried here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import attrs
+
+from .codes import PENDING_CODES, by_status, error_for
+from .errors import APIConnectionError, ProtocolError, UCaptchaError
+from .http import Http, Reply, Sending, UnansweredError
+from .limits import Limiter
+from .secrecy import SecretBytes, SecretStr, redact, without_frames
+from .wire import SecretMapping
+
+JSON = dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What the service says of a task: the answer of `createTask` and of `getTaskResult` alike.
+
+    Attributes:
+        task_id: The id, if the answer has one.
+        status: `idle`, `processing`, `ready`, `failed`, or a word that nobody has seen yet.
+        solution: The `solution` as it came, whatever its type. Never shown.
+        cost: USD, if the answer has it.
+        solve_time: Seconds, if the answer has it.
+        error_code: With `failed`.
+        error_description: With `failed`.
+        sent_at: When the request left, in seconds of the event loop's clock.
+        received_at: When the answer was complete.
+        raw: The whole answer. Never shown.
+    """
+
+    task_id: str | None
+    status: str
+    solution: Any = attrs.field(repr=False)
+    cost: Decimal | None
+    solve_time: float | None
+    error_code: str | None
+    error_description: str | None
+    sent_at: float
+    received_at: float
+    raw: JSON = attrs.field(repr=False)
+
+
+class Unreadable(ProtocolError):  # noqa: N818 - a detail of this package: callers see ProtocolError
+    """The answer came whole and is not the protocol's. For a submit this leaves its fate open."""
+
+
+@attrs.define(eq=False)
+class Api:
+    """The JSON API of one account. Source: docs/api/overview."""
+
+    limiter: Limiter
+    _key: SecretStr
+    http: Http | None = None
+    requests: int = 0
+    throttled: int = 0
+
+    async def create_task(
+        self,
+        task: Mapping[str, Any],
+        *,
+        sending: Sending,
+        secrets: tuple[str, ...] = (),
+        **options: str | None,
+    ) -> Answer:
+        """`POST /createTask`. Source: docs/api/ucaptcha/create-task.
+
+        Args:
+            task: The task object.
+            sending: Learns whether the request was sent.
+            secrets: Values in the task that no error may show.
+            options: `callbackUrl`, `selectionMode`, `provider`: sent when not `None`.
+        """
+        chosen = {name: value for name, value in options.items() if value is not None}
+        body, received_at = await self._call(
+            "/createTask", {"task": SecretMapping(task), **chosen}, sending=sending, secrets=secrets
+        )
+        return _answer(body, received_at)
+
+    async def get_task_result(self, task_id: str) -> Answer:
+        """`POST /getTaskResult`. Source: docs/api/ucaptcha/get-task-result."""
+        return _answer(*await self._call("/getTaskResult", {"taskId": wire_id(task_id)}, task_id=task_id))
+
+    async def get_balance(self) -> Decimal:
+        """`POST /getBalance`, in USD. Source: docs/api/ucaptcha/get-balance."""
+        body, _ = await self._call("/getBalance", {})
+        balance = _money(body.get("balance"))
+        if balance is None:
+            raise ProtocolError("getBalance answered without a balance")
+        return balance
+
+    async def feedback(self, task_id: str, result: Mapping[str, Any]) -> str:
+        """`POST /feedbackTask`. Source: docs/api/ucaptcha/feedback-task."""
+        body, _ = await self._call("/feedbackTask", {"taskId": wire_id(task_id), "result": result}, task_id=task_id)
+        message = body.get("message")
+        return self._clean(message) if isinstance(message, str) else ""
+
+    async def _call(
+        self,
+        path: str,
+        fields: Mapping[str, Any],
+        *,
+        task_id: str | None = None,
+        sending: Sending | None = None,
+        secrets: tuple[str, ...] = (),
+    ) -> tuple[JSON, Reply]:
+        body = SecretBytes(json.dumps({"clientKey": self._key, **fields}, separators=(",", ":")).encode())
+        await self.limiter.acquire()
+        self.requests += 1
+        reply = None
+        assert self.http is not None
+        try:
+            reply = await self.http.post(path, body, sending=sending)
+        except UnansweredError as error:
+            message = f"{path.removeprefix('/')}: {self._clean(error.reason, secrets)}"
+            failure = APIConnectionError(message, task_id=task_id)
+            raise failure from without_frames(error).__cause__
+        finally:
+            self._tell_limiter(reply)
+        return self._understand(reply, path, task_id, secrets), reply
+
+    def _tell_limiter(self, reply: Reply | None) -> None:
+        if reply is None:
+            self.limiter.lost()
+        else:
+            self.throttled += reply.status == 429
+            self.limiter.observe(reply.status, reply.headers, sent_at=reply.sent_at, received_at=reply.received_at)
+
+    def _understand(self, reply: Reply, path: str, task_id: str | None, secrets: tuple[str, ...]) -> JSON:
+        body = _object(reply.content)
+        code, description = None, ""
+        if body is not None:
+            code = body.get("errorCode") if isinstance(body.get("errorCode"), str) else None
+            text = body.get("errorDescription")
+            description = self._clean(text, secrets) if isinstance(text, str) else ""
+            if code in PENDING_CODES:
+                return SecretMapping(status="processing")
+            if body.get("errorId") or (code and reply.status >= 400):
+                raise error_for(code, reply.status, description, task_id=task_id)
+        if reply.status >= 300:
+            raise by_status(reply.status, f"{path.removeprefix('/')} answered HTTP {reply.status}", task_id=task_id)
+        if body is None:
+            raise Unreadable(
+                f"{path.removeprefix('/')} answered with something that is not a JSON object", task_id=task_id
+            )
+        return body
+
+    def _clean(self, text: str, secrets: tuple[str, ...] = ()) -> str:
+        return redact(text, (self._key, *secrets))
+
+
+def wire_id(task_id: str) -> str | int:
+    """Services of the family with integer ids want them back as integers; uCaptcha's are UUIDs."""
+    return int(task_id) if task_id.isdecimal() and len(task_id) < 19 else task_id
+
+
+def _object(content: bytes) -> JSON | None:
+    try:
+        body = json.loads(content, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        return None
+    return SecretMapping(body) if isinstance(body, dict) else None
+
+
+def _answer(body: JSON, reply: Reply) -> Answer:
+    status = body.get("status")
+    has_solution = isinstance(body.get("solution"), dict | str) and bool(body.get("solution"))
+    if not isinstance(status, str):
+        # Some services of the family leave the status out: a solution says enough.
+        status = "ready" if has_solution else "processing"
+    code, text = body.get("errorCode"), body.get("errorDescription")
+    milliseconds = _money(body.get("solveTime"))
+    return Answer(
+        task_id=_id(body.get("taskId")),
+        status=status,
+        solution=plain(body.get("solution")),
+        cost=_money(body.get("cost")),
+        solve_time=None if milliseconds is None else float(milliseconds) / 1000,
+        error_code=code if isinstance(code, str) else None,
+        error_description=text if isinstance(text, str) else None,
+        sent_at=reply.sent_at,
+        received_at=reply.received_at,
+        raw=plain(body),
+    )
+
+
+def _id(value: object) -> str | None:
+    known = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+    return str(value) if known else None
+
+
+def _money(value: object) -> Decimal | None:
+    """Read a number or a string as a finite, non-negative `Decimal`; anything else is as good as absent."""
+    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+        return None
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and number >= 0 else None
+
+
+def plain(value: Any) -> Any:
+    """JSON as callers know it: money has been read, so that other numbers may be floats again."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def is_fault(error: UCaptchaError) -> bool:
+    """Whether a failed poll says nothing of the task, so that it is only a late poll."""
+    return isinstance(error, APIConnectionError | Unreadable) or error.retryable

@@ -1,0 +1,265 @@
+"""What all solves of a client share, and what each of them holds until it is settled."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from decimal import Decimal
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import anyio
+import attrs
+
+from .api import Api
+from .breaker import Breaker
+from .budget import Budget, Reservation
+from .errors import JournalError, SubmitUncertainError, UCaptchaError
+from .events import Event, Hook, JournalFailed
+from .journal import Claim, Intent, Journal, State
+from .limits import InFlight
+from .polling import Polling
+from .results import Attempt
+from .schedule import SolveTimes
+
+if TYPE_CHECKING:
+    from .callbacks import CallbackReceiver
+
+logger = logging.getLogger("ucaptcha_async")
+
+T = TypeVar("T")
+
+OnUncertain = Literal["raise", "resubmit"]
+
+LAST_WRITE = 10.0
+"""Seconds that a cancelled solve still takes, at the most, to write its last line into the journal."""
+
+
+@attrs.define(eq=False)
+class Walk:
+    """Where one solve stands: what its errors and events tell of it."""
+
+    task_type: str
+    key: str | None = None
+    phase: str = "queue"
+    task_id: str | None = None
+    sent: bool = False
+    from_journal: bool = False
+    attempts: list[Attempt] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class Tally:
+    """What has happened so far."""
+
+    submitted: int = 0
+    solved: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    polls: int = 0
+    waiting: int = 0
+    spent: dict[str, Decimal] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class Engine:
+    """The shared part of a client and of all its views."""
+
+    api: Api
+    account: str
+    host: str
+    polling: Polling
+    times: SolveTimes
+    in_flight: InFlight
+    breaker: Breaker
+    journal: Journal | None
+    budget: Budget | None
+    callbacks: CallbackReceiver | None
+    on_uncertain: OnUncertain
+    cancel_grace: float
+    on_event: Hook | None
+    rng: Random = attrs.field(factory=Random)
+    tally: Tally = attrs.field(factory=Tally)
+    abandoned: deque[str] = attrs.field(factory=lambda: deque(maxlen=100_000))
+    money_moved: anyio.Event | None = None
+    _unknown_words: set[str] = attrs.field(factory=set)
+    _keys: dict[str, list[Any]] = attrs.field(factory=dict)
+
+    def emit(self, kind: type[Event], walk: Walk, **details: Any) -> None:
+        """Tell the hook, if there is one."""
+        if self.on_event is None:
+            return
+        event = kind(at=anyio.current_time(), task_type=walk.task_type, task_id=walk.task_id, key=walk.key, **details)
+        try:
+            self.on_event(event)
+        except Exception:
+            logger.exception("on_event raised; the solve goes on")
+
+    def report_unknown(self, status: str) -> None:
+        """Log a status word that nobody has seen yet, once."""
+        if status not in self._unknown_words and len(self._unknown_words) < 100:
+            self._unknown_words.add(status)
+            logger.warning("unknown task status %r counts as pending", status[:40])
+
+    def money_has_moved(self) -> None:
+        """Wake those who wait for room in the budget."""
+        if self.money_moved is not None:
+            self.money_moved.set()
+            self.money_moved = None
+
+    async def room_in_budget(self) -> bool:
+        """Wait until a reservation ends. `False` at once if there is none, so that no room will come of itself."""
+        if self.budget is None or not self.budget.reserved:
+            return False
+        self.money_moved = self.money_moved or anyio.Event()
+        await self.money_moved.wait()
+        return True
+
+    def alone_with(self, key: str | None) -> AbstractAsyncContextManager[None]:
+        """One solve of a key at a time, so that the second finds what the first has done."""
+        return _alone(self._keys, key)
+
+    async def written(self, walk: Walk, write: Awaitable[T]) -> T | None:
+        """Await a report to the journal. It happens even while the caller is being cancelled, and breaks no solve."""
+        with anyio.move_on_after(LAST_WRITE, shield=True):
+            try:
+                return await write
+            except JournalError as error:
+                logger.warning("%s", error)
+                self.emit(JournalFailed, walk, error=error)
+        return None
+
+
+@asynccontextmanager
+async def _alone(keys: dict[str, list[Any]], key: str | None) -> Any:
+    if key is None:
+        yield
+        return
+    entry = keys.setdefault(key, [anyio.Lock(), 0])
+    entry[1] += 1
+    try:
+        async with entry[0]:
+            yield
+    finally:
+        entry[1] -= 1
+        if not entry[1]:
+            del keys[key]
+
+
+@attrs.define(eq=False)
+class Ticket:
+    """What one task at the service holds: a place in flight, a reservation, a row of the journal. Settled together."""
+
+    engine: Engine
+    walk: Walk
+    place: bool = False
+    reservation: Reservation | None = None
+    row: str | None = None
+
+    async def take_place(self) -> None:
+        """Wait for a place in flight."""
+        await self.engine.in_flight.acquire()
+        self.place = True
+
+    def reserve(self) -> None:
+        """Set money aside. Raises `BudgetExceededError`."""
+        if self.engine.budget is not None:
+            self.reservation = self.engine.budget.reserve(self.walk.task_type, anyio.current_time())
+
+    async def begin(self) -> Claim | None:
+        """Write the intent, or learn what the journal knows of the key. Raises `JournalError`: nothing may be sent
+        then.
+        """
+        engine = self.engine
+        if engine.journal is None:
+            return None
+        intent = Intent(account=engine.account, host=engine.host, type=self.walk.task_type, key=self.walk.key)
+        claim = await engine.journal.begin(intent, resubmit=engine.on_uncertain == "resubmit")
+        if claim.mine:
+            self.row = claim.submit_id
+        return claim
+
+    async def accepted(self, task_id: str) -> None:
+        """The service has the task."""
+        await self._write(lambda journal, row: journal.accepted(row, task_id))
+
+    async def solved(self, task_id: str | None, cost: Decimal | None, solve_time: float | None, solution: Any) -> None:
+        """The end, with a solution."""
+        spent = self.engine.tally.spent
+        if cost is not None:
+            spent[self.walk.task_type] = spent.get(self.walk.task_type, Decimal(0)) + cost
+        if self.engine.budget is not None and self.reservation is not None:
+            self.engine.budget.settle(self.reservation, cost, anyio.current_time())
+            self.engine.money_has_moved()
+        kept = solution if isinstance(solution, dict) else None
+        await self._end(
+            lambda journal, row: journal.finished(
+                row, State.SOLVED, task_id=task_id, cost=cost, solve_time=solve_time, solution=kept
+            )
+        )
+
+    async def failed(self, task_id: str | None, error_code: str | None) -> None:
+        """The end, refunded."""
+        self.give_back()
+        await self._end(
+            lambda journal, row: journal.finished(row, State.FAILED, task_id=task_id, error_code=error_code)
+        )
+
+    async def refused(self, error_code: str | None) -> None:
+        """The service did not take the task."""
+        self.give_back()
+        await self._end(lambda journal, row: journal.refused(row, error_code))
+
+    async def unsent(self) -> None:
+        """The request never left."""
+        self.give_back()
+        await self._end(lambda journal, row: journal.released(row))
+
+    async def uncertain(self) -> None:
+        """Sent, and no answer: the money counts as spent."""
+        self.keep()
+        await self._end(lambda journal, row: journal.uncertain(row))
+
+    async def parked(self) -> None:
+        """Nobody waits any more; the task may still finish, and may be waited for again."""
+        self.keep()
+        self.release_place()
+        await self._write(lambda journal, row: journal.abandoned(row))
+
+    def release_place(self) -> None:
+        """Give the place in flight to the next."""
+        if self.place:
+            self.place = False
+            self.engine.in_flight.release()
+
+    def give_back(self) -> None:
+        """Give the reserved money back."""
+        if self.engine.budget is not None and self.reservation is not None:
+            self.engine.budget.release(self.reservation)
+            self.reservation = None
+            self.engine.money_has_moved()
+
+    def keep(self) -> None:
+        """Count the reserved money as spent."""
+        if self.engine.budget is not None and self.reservation is not None:
+            self.engine.budget.keep(self.reservation, anyio.current_time())
+            self.engine.money_has_moved()
+
+    async def _end(self, write: Callable[[Journal, str], Awaitable[object]]) -> None:
+        self.release_place()
+        await self._write(write)
+        self.row = None
+
+    async def _write(self, write: Callable[[Journal, str], Awaitable[object]]) -> None:
+        if self.engine.journal is not None and self.row is not None:
+            await self.engine.written(self.walk, write(self.engine.journal, self.row))
+
+
+def attempted(walk: Walk, error: UCaptchaError | None, cost: Decimal | None, mode: str | None) -> None:
+    """Note one createTask of a solve, and how it went."""
+    uncertain = isinstance(error, SubmitUncertainError)
+    walk.attempts.append(
+        Attempt(task_id=walk.task_id, error=error, cost=cost, selection_mode=mode, uncertain=uncertain)
+    )

@@ -1,0 +1,134 @@
+"""What happened: small frozen records that feed logs, progress displays and telemetry.
+
+`AsyncClient(on_event=hook)` calls `hook(event)` for each of them, in the task of the solve that it concerns. No event
+holds a secret. A hook should return at once; one that raises is reported to the logger `ucaptcha_async` and does not
+break the solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import attrs
+
+from .errors import UCaptchaError
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """What all events have in common.
+
+    Attributes:
+        at: When it happened, in seconds of the event loop's clock.
+        task_type: The type of the task, as sent to the service.
+        task_id: The id of the task, once the service has given one.
+        key: Your name for the piece of work, if you gave one.
+    """
+
+    at: float
+    task_type: str
+    task_id: str | None = None
+    key: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Submitted(Event):
+    """The service accepted a task: it is paid for now.
+
+    Attributes:
+        attempt: 1 for the first task of a solve, 2 for the next after an unsolvable one, and so on.
+    """
+
+    attempt: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class Polled(Event):
+    """The service said that a task is not finished.
+
+    Attributes:
+        status: The service's own word: `idle`, `processing`, or one that nobody has seen yet.
+        polls: Polls of this task so far.
+    """
+
+    status: str
+    polls: int
+
+
+@attrs.frozen(kw_only=True)
+class Throttled(Event):
+    """The service refused a request because there were too many from this address (HTTP 429).
+
+    Attributes:
+        endpoint: `createTask` or `getTaskResult`.
+    """
+
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
+class Retried(Event):
+    """A request failed in a way that cost nothing and will be made again.
+
+    Attributes:
+        endpoint: `createTask` or `getTaskResult`.
+        reason: The name of the error class.
+        error_code: The service's code, if it gave one.
+        delay: Seconds until the next request.
+    """
+
+    endpoint: str
+    reason: str
+    error_code: str | None = None
+    delay: float
+
+
+@attrs.frozen(kw_only=True)
+class Solved(Event):
+    """A solution arrived.
+
+    Attributes:
+        cost: USD, if the service said.
+        solve_time: Seconds, as the service reports it.
+        elapsed: Seconds from the acceptance of the task to the solution in hand.
+        polls: Polls that it took.
+    """
+
+    cost: Decimal | None
+    solve_time: float | None
+    elapsed: float
+    polls: int
+
+
+@attrs.frozen(kw_only=True)
+class Failed(Event):
+    """A solve ended with an error.
+
+    Attributes:
+        error: The error, which says whether money was spent.
+    """
+
+    error: UCaptchaError
+
+
+@attrs.frozen(kw_only=True)
+class Cancelled(Event):
+    """The caller gave a solve up. With a `task_id`, the task is paid for and can be taken up with
+    `client.job(task_id)`.
+    """
+
+
+@attrs.frozen(kw_only=True)
+class JournalFailed(Event):
+    """The journal could not be written. The solve goes on; the entry is written with the next one that succeeds.
+
+    Attributes:
+        error: What the journal said.
+    """
+
+    error: UCaptchaError
+
+
+Hook = Callable[[Event], object]
+"""What `on_event` takes."""

@@ -1,0 +1,161 @@
+"""The submit: at most one task is paid for, and its fate is known or said to be unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum, auto
+from typing import Any
+
+import anyio
+import attrs
+
+from .api import Answer, Unreadable
+from .codes import INTERNAL
+from .engine import Engine, Walk
+from .errors import (
+    APIConnectionError,
+    NoProviderError,
+    RateLimitedError,
+    ServiceError,
+    SubmitUncertainError,
+    UCaptchaError,
+)
+from .events import Retried, Throttled
+from .http import Sending
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 15.0
+
+
+class Fate(Enum):
+    """What a failed submit has come to."""
+
+    REFUSED = auto()
+    """The service said no, for good."""
+    REFUSED_FOR_NOW = auto()
+    """The service said no and may say yes in a moment; or the request was never sent."""
+    UNKNOWN = auto()
+    """Sent, and no readable answer."""
+
+
+def fate_of(error: UCaptchaError, sending: Sending) -> Fate:
+    """Judge a failed submit. What is not proved to be refused is unknown."""
+    if isinstance(error, APIConnectionError):
+        return Fate.UNKNOWN if sending.sent else Fate.REFUSED_FOR_NOW
+    if isinstance(error, RateLimitedError | NoProviderError):
+        return Fate.REFUSED_FOR_NOW
+    if isinstance(error, Unreadable) or (isinstance(error, ServiceError) and _server_fault(error)):
+        return Fate.UNKNOWN
+    return Fate.REFUSED
+
+
+def _server_fault(error: ServiceError) -> bool:
+    return error.http_status is None or error.http_status >= 500 or error.error_code in INTERNAL
+
+
+@attrs.define(eq=False)
+class Submit:
+    """One task on its way to the service.
+
+    Attributes:
+        wire: The `task` object.
+        secrets: Values in it that no error may show.
+        options: The other fields of `createTask`; `None` is not sent.
+        sending: The proof of sending of the latest request.
+        answer: The service's answer, once there is one, even if nobody waits for it any more.
+    """
+
+    engine: Engine
+    walk: Walk
+    wire: Mapping[str, Any] = attrs.field(repr=False)
+    secrets: tuple[str, ...] = attrs.field(repr=False)
+    options: dict[str, str | None]
+    sending: Sending = attrs.field(init=False, factory=Sending)
+    answer: Answer | None = attrs.field(init=False, default=None)
+
+    async def run(self) -> Answer:
+        """Submit until the service has accepted or refused the task.
+
+        Raises:
+            SubmitUncertainError: The fate of the request is unknown.
+            UCaptchaError: The service refused the task for good.
+        """
+        tries = 0
+        while True:
+            self.sending = Sending()
+            try:
+                await sheltered(self._once, self.sending, self.engine.cancel_grace)
+            except UCaptchaError as error:
+                fate = fate_of(error, self.sending)
+                if fate is Fate.UNKNOWN:
+                    raise _uncertain(error) from error
+                if fate is Fate.REFUSED:
+                    raise
+                delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * self.engine.rng.uniform(0.5, 1.0)
+                self._tell(error, delay)
+            else:
+                assert self.answer is not None
+                return self.answer
+            tries += 1
+            await anyio.sleep(delay)
+
+    async def _once(self) -> None:
+        answer = await self.engine.api.create_task(
+            self.wire, sending=self.sending, secrets=self.secrets, **self.options
+        )
+        if answer.task_id is None and answer.status != "ready":
+            raise Unreadable("createTask answered without a taskId")
+        self.answer, self.walk.task_id = answer, answer.task_id
+
+    def _tell(self, error: UCaptchaError, delay: float) -> None:
+        if isinstance(error, RateLimitedError):
+            self.engine.emit(Throttled, self.walk, endpoint="createTask")
+        self.engine.emit(
+            Retried,
+            self.walk,
+            endpoint="createTask",
+            reason=type(error).__name__,
+            error_code=error.error_code,
+            delay=delay,
+        )
+
+
+def _uncertain(error: UCaptchaError) -> SubmitUncertainError:
+    message = f"the task was sent and may have been accepted and charged; no readable answer came: {error.message}"
+    return SubmitUncertainError(message, error_code=error.error_code)
+
+
+async def sheltered(call: Callable[[], Awaitable[object]], sending: Sending, grace: float) -> None:
+    """Await `call`; when cancelled after it was sent, still wait for its end, for `grace` seconds at the most.
+
+    A scope alone cannot do it: a shielded scope does not learn that it is being cancelled. So the call runs in a task
+    of its own under a shield, and the caller's task, unshielded, shortens the shield's deadline when it is cancelled.
+    """
+    shelter = anyio.CancelScope(shield=True)
+    done = anyio.Event()
+    failure: Exception | None = None
+
+    async def run() -> None:
+        nonlocal failure
+        try:
+            with shelter:
+                await call()
+        except Exception as error:
+            failure = error
+        done.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        try:
+            await done.wait()
+        except BaseException:
+            if sending.sent:
+                shelter.deadline = anyio.current_time() + grace
+            else:
+                shelter.cancel()
+            raise
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            failure = None  # the frame must not keep its own exception alive
