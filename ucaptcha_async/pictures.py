@@ -33,8 +33,9 @@ class ImageToText(Widget[TextSolution]):
     ImageToTextTask, not uCaptcha's own page.
 
     Attributes:
-        image: The image. Required. `bytes`; the path of a file as `pathlib.Path`, which is read at once; or text:
-            base64 or a `data:` URI. PNG, JPEG, GIF, WebP or BMP. Sent as `body`.
+        image: The image: PNG, JPEG, GIF, WebP or BMP. Required. Sent as `body`. Give `bytes`; the path of a file as
+            `pathlib.Path`, which is read at once (on a slow disk, in a thread of your own); or text: base64 or a
+            `data:` URI.
         phrase: Whether the answer has more than one word.
         case: Whether upper and lower case matter.
         numeric: 0 anything, 1 digits only, 2 no digits (anti-captcha); 3 and 4 are 2captcha's: either digits or

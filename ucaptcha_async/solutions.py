@@ -94,6 +94,16 @@ class Solution:
     ) -> Self:
         """Build the solution from the wire's `solution` object.
 
+        Args:
+            raw: The object as it was received; anything else is an error.
+            task_id: The task's id.
+            cost: What it cost, USD.
+            solve_time: How long the service took, seconds.
+            polls: How often it was asked for.
+            obtained_at: When it arrived; now by default.
+            lifetime: How long it is usually accepted, seconds.
+            feedback: What `accepted` and `rejected` call.
+
         Raises:
             SolutionError: It is not an object, or lacks what its type promises. The error keeps `raw`.
         """

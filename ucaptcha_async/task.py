@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NoReturn, Self, TypeAlias, TypeVar
 
 import attrs
@@ -20,6 +20,9 @@ from .wire import JSON, camel, discreet, shown, to_json
 S_co = TypeVar("S_co", bound=Solution, covariant=True)
 
 SolutionClass: TypeAlias = type[Solution]
+
+Field: TypeAlias = "JSON | Proxy | Task[Solution] | Sequence[Field] | Mapping[str, Field]"
+"""What a field of a raw task may be: JSON, with proxies and tasks anywhere inside."""
 
 _PRIVATE = re.compile(r"(?i)proxy|pass|login|cookie|token|secret|body|image")
 _LOGIN = re.compile(r'://[^/\s"@]*:[^/\s"]*@|"proxy_?[pP]ass')
@@ -38,9 +41,10 @@ class Task(Generic[S_co]):
 
     Source: docs/api/ucaptcha/create-task.
 
-    Attributes:
-        type: The task's type on the wire.
-        lifetime: How long its solutions are usually accepted, seconds; `None` if nobody knows. Never sent.
+    Args:
+        type: The task's type on the wire. Required, as the first argument.
+        lifetime: How long its solutions are usually accepted, seconds or a timedelta. Never sent.
+        fields: All other fields: JSON values, with a [`Proxy`][ucaptcha_async.Proxy] or another task anywhere inside.
 
     Raises:
         InvalidTaskError: `type` is empty, or a field is no JSON value.
@@ -72,7 +76,7 @@ class Task(Generic[S_co]):
         /,
         *,
         lifetime: Seconds | None = None,
-        **fields: JSON | Proxy | Task[Solution],
+        **fields: Field,
     ) -> None:
         if "type" in fields:
             raise InvalidTaskError("type must be given once, as the first argument", field="type")
