@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 from .budget import Budget
+from .callbacks import CallbackReceiver
 from .client import AsyncClient
 from .errors import (
     AccountError,
@@ -36,18 +35,33 @@ from .many import Outcomes
 from .polling import Polling
 from .proxy import Proxy
 from .results import Attempt, Outcome, SelectionMode, Status, TaskResult
+from .solutions import (
+    CoordinatesSolution,
+    GeeTestV3Solution,
+    GeeTestV4Solution,
+    Point,
+    RotateSolution,
+    Solution,
+    TencentSolution,
+    TextSolution,
+    TokenSolution,
+)
 from .solving import Job
 from .statistics import ClientStatistics
 from .tasks import (
+    ClickCoordinates,
     FriendlyCaptcha,
     FunCaptcha,
     GeeTestV3,
     GeeTestV4,
     HCaptcha,
+    ImageToText,
     MTCaptcha,
     RecaptchaV2,
     RecaptchaV2Enterprise,
     RecaptchaV3,
+    Rotate,
+    Task,
     Tencent,
     Turnstile,
     YandexSmartCaptcha,
@@ -62,14 +76,20 @@ __all__ = [
     "AuthenticationError",
     "Budget",
     "BudgetExceededError",
+    "CallbackReceiver",
+    "ClickCoordinates",
     "ClientStateError",
     "ClientStatistics",
     "ConfigurationError",
+    "CoordinatesSolution",
     "FriendlyCaptcha",
     "FunCaptcha",
     "GeeTestV3",
+    "GeeTestV3Solution",
     "GeeTestV4",
+    "GeeTestV4Solution",
     "HCaptcha",
+    "ImageToText",
     "InsufficientBalanceError",
     "InvalidTaskError",
     "Job",
@@ -80,6 +100,7 @@ __all__ = [
     "NoProviderError",
     "Outcome",
     "Outcomes",
+    "Point",
     "Polling",
     "ProtocolError",
     "Proxy",
@@ -89,16 +110,23 @@ __all__ = [
     "RecaptchaV2",
     "RecaptchaV2Enterprise",
     "RecaptchaV3",
+    "Rotate",
+    "RotateSolution",
     "SQLiteJournal",
     "SelectionMode",
     "ServiceError",
+    "Solution",
     "SolutionError",
     "SolveTimeoutError",
     "Status",
     "SubmitUncertainError",
+    "Task",
     "TaskNotFoundError",
     "TaskResult",
     "Tencent",
+    "TencentSolution",
+    "TextSolution",
+    "TokenSolution",
     "Turnstile",
     "UCaptchaError",
     "UnsolvableError",

@@ -80,13 +80,11 @@ class UCaptchaError(Exception):
         return f"{self.message} ({', '.join(notes)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.__dict__)
+        # The state goes apart from the constructor's arguments, for `attempts` may lead back to the error itself.
+        return type(self), (self.message,), self._state()
 
-
-def _rebuild(cls: type[UCaptchaError], message: str, state: dict[str, Any]) -> UCaptchaError:
-    error = cls.__new__(cls, message)
-    error.__dict__.update(state)
-    return error
+    def _state(self) -> dict[str, Any]:
+        return self.__dict__
 
 
 class ConfigurationError(UCaptchaError, ValueError):
@@ -206,9 +204,8 @@ class SolutionError(ProtocolError):
     raw: Any = None
     cost: Any = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        public = {name: value for name, value in self.__dict__.items() if name != "raw"}
-        return _rebuild, (type(self), self.message, public)
+    def _state(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "raw"}
 
 
 class BudgetExceededError(UCaptchaError):

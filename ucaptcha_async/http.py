@@ -26,6 +26,7 @@ from .lanes import (
     LaneTransport,
     Library,
     direct,
+    read_bounded,
     through_proxy,
 )
 from .secrecy import SecretBytes, without_frames
@@ -213,17 +214,11 @@ def _queued(error: BaseException) -> bool:
 
 
 async def _read(response: Any) -> bytes:
-    chunks, size = [], 0
     try:
-        async for chunk in response.aiter_bytes():
-            size += len(chunk)
-            if size > MAX_ANSWER:
-                raise AnswerTooLargeError
-            chunks.append(chunk)
+        return await read_bounded(response.aiter_bytes(), response.aclose)
     finally:
         with anyio.CancelScope(shield=True):
             await response.aclose()
-    return b"".join(chunks)
 
 
 def injected(client: HTTPClient, base_url: str, request_timeout: float) -> Http:

@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -130,7 +130,8 @@ class LaneTransport:
                 request.extensions["trace"] = written.trace
             try:
                 answer = await lane.connection.handle_async_request(self._to_core(url, request))
-                content = await _read(answer.stream)
+                content = await read_bounded(answer.stream, answer.stream.aclose)
+                await answer.stream.aclose()
             except BaseException:
                 await _close(lane)
                 raise
@@ -189,15 +190,24 @@ class LaneTransport:
         await self.aclose()
 
 
-async def _read(stream: Any) -> bytes:
-    chunks, size = [], 0
-    async for chunk in stream:
-        size += len(chunk)
-        if size > MAX_ANSWER:
-            raise AnswerTooLargeError
-        chunks.append(chunk)
-    await stream.aclose()
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+async def read_bounded(chunks: AsyncIterable[bytes], close: Callable[[], Awaitable[None]]) -> bytes:
+    """Read a body whole, or close it and raise `AnswerTooLargeError`."""
+    kept: list[bytes] = []
+    size, closed = 0, False
+    # Too large: the stream is closed and then read to its end, for an async generator that is left half-way is
+    # finished by the garbage collector, which trio rightly complains of.
+    with contextlib.ExitStack() as ignored:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size <= MAX_ANSWER:
+                kept.append(chunk)
+            elif not closed:
+                closed = True
+                ignored.enter_context(contextlib.suppress(Exception))
+                await close()
+    if closed:
+        raise AnswerTooLargeError
+    return kept[0] if len(kept) == 1 else b"".join(kept)
 
 
 async def _close(lane: _Lane) -> None:

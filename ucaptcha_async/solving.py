@@ -92,6 +92,10 @@ class Job(Generic[S]):
         state = "solved" if self._solution is not None else "open"
         return f"<Job {self._walk.task_type} task_id={self.task_id!r} {state}>"
 
+    def __del__(self) -> None:
+        # A job that nobody can wait for any more must not keep others from being submitted.
+        self._ticket.release_place()
+
     async def wait(self, timeout: Seconds | None = None) -> S:
         """Wait for the solution, through whatever faults, until the deadline.
 

@@ -1,0 +1,35 @@
+"""What the tests of the client share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from ucaptcha_async import AsyncClient, RecaptchaV2, Turnstile
+from ucaptcha_async.testing import LocalService
+
+KEY = "ucap_0123456789abcdef0123456789abcdef"
+V2 = RecaptchaV2(website_url="https://example.com/login", website_key="6Le-wvkSAAAAAPBMRTvw0Q4Muexq9bi0DJwx_mJ-")
+TURNSTILE = Turnstile(website_url="https://example.com/", website_key="0x4AAAAAAA")
+
+
+@asynccontextmanager
+async def opened(service: LocalService, **options: Any) -> AsyncIterator[AsyncClient]:
+    """A client that talks to the service in-process."""
+    service.drop_error = httpx.ReadError
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service)) as http:
+        async with AsyncClient(options.pop("api_key", KEY), http_client=http, **options) as client:
+            yield client
+
+
+def at_rest(client: AsyncClient) -> None:
+    """Assert that a client holds nothing."""
+    now = client.statistics()
+
+    assert (now.in_flight, now.queued, now.waiting) == (0, 0, 0)
+    assert (now.rate_limit.waiting, now.rate_limit.in_transit) == (0, 0)
+    if now.lanes is not None:
+        assert (now.lanes.busy, now.lanes.waiting) == (0, 0)
