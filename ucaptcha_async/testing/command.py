@@ -77,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _watch(options, stop)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # the books only grow: looking through them again and again frees nothing
-    # uvicorn raises the signals that it has caught once more when it is done; by then they have done their work.
+    # Also for after the end: uvicorn raises the signals that it has caught once more when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: stop())
     server.run(sockets=[listener])
     listener.close()
     return 0

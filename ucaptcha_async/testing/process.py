@@ -42,7 +42,7 @@ class RunningService:
         assert self.process.stdout is not None  # it is a pipe
         line = self.process.stdout.readline().strip()
         if not line.startswith("listening on "):
-            self.process.wait(10)
+            self._wait()
             raise RuntimeError(f"the local service did not start (exit code {self.process.returncode})")
         return line.removeprefix("listening on ")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
 
 from .wire import ABORT
 
@@ -15,6 +20,10 @@ if TYPE_CHECKING:
     import uvicorn
 
     from .service import LocalService
+
+
+BACKLOG = 4096
+START_TIMEOUT = 30.0
 
 
 class NotLoopbackError(ValueError):
@@ -45,7 +54,7 @@ def open_socket(host: str, port: int, *, any_host: bool = False) -> socket.socke
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(4096)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -67,6 +76,9 @@ def make_server(
         service: The service.
         idle_timeout: After how long a connection without requests is closed, in seconds.
         on_ready: Called when it has begun to listen.
+
+    Raises:
+        ImportError: If uvicorn and httptools are not installed (extra `testing`).
     """
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -79,7 +91,7 @@ def make_server(
             transport: Any = self.transport
             self.scope["extensions"] = {ABORT: transport.abort}
 
-    class Server(uvicorn.Server):
+    class Announcing(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if on_ready is not None and not self.should_exit:
@@ -96,15 +108,16 @@ def make_server(
         date_header=False,
         timeout_keep_alive=idle_timeout,  # type: ignore[arg-type]
         timeout_graceful_shutdown=1,
-        backlog=4096,
+        backlog=BACKLOG,
     )
-    return Server(config)
+    return Announcing(config)
 
 
 class Server:
     """Runs a service on a real socket in a thread of its own, so that any event loop (or none) can talk to it.
 
-    Use it as a context manager. The service object stays at hand: its books can be read and faults scripted meanwhile.
+    Use it as a context manager, plain or `async`. The service object stays at hand: its books can be read and faults
+    scripted meanwhile. `restart` takes it down and up again at the same address, with its tasks and books.
 
     Args:
         service: The service.
@@ -124,10 +137,10 @@ class Server:
         any_host: bool = False,
     ) -> None:
         self.service = service
-        self._address = host, port, any_host
+        self._host, self._port, self._any_host = host, port, any_host
         self._idle_timeout = idle_timeout
-        self._ready = threading.Event()
         self._url: str | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def url(self) -> str:
@@ -136,25 +149,70 @@ class Server:
             raise RuntimeError("the server does not run; enter it with `with`")
         return self._url
 
-    def __enter__(self) -> Server:
-        host, port, any_host = self._address
-        self._listener = open_socket(host, port, any_host=any_host)
-        self._server = make_server(self.service, idle_timeout=self._idle_timeout, on_ready=self._ready.set)
-        self._thread = threading.Thread(target=self._run, name="ucaptcha local service", daemon=True)
+    def start(self) -> Server:
+        """Begin to listen; return when it does."""
+        ready = threading.Event()
+
+        def note() -> None:
+            self._loop = asyncio.get_running_loop()
+            ready.set()
+
+        listener = open_socket(self._host, self._port, any_host=self._any_host)
+        self._port = listener.getsockname()[1]
+        self._server = make_server(self.service, idle_timeout=self._idle_timeout, on_ready=note)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="ucaptcha local service", daemon=True
+        )
+        self._url = url_of(listener)
         self._thread.start()
-        if not self._ready.wait(30):
+        if not ready.wait(START_TIMEOUT):
             raise RuntimeError("the server did not start")
-        self._url = url_of(self._listener)
         return self
 
-    def _run(self) -> None:
-        self._server.run(sockets=[self._listener])
+    def stop(self, *, abrupt: bool = False) -> None:
+        """Stop listening and close all connections.
+
+        Args:
+            abrupt: Cut all connections at once, as a crash would, instead of answering what was asked.
+        """
+        if self._url is None:
+            return
+        if abrupt and self._loop is not None:
+            self._server.config.timeout_graceful_shutdown = 0
+            self._loop.call_soon_threadsafe(self._abort_all)
+        self._server.should_exit = True
+        self._thread.join(START_TIMEOUT)
+        self._url = None
+
+    def restart(self, *, down_for: float = 0.0) -> None:
+        """Crash and come back at the same address: all connections are cut, the tasks are still known.
+
+        Args:
+            down_for: How long nobody listens in between, in seconds.
+        """
+        self.stop(abrupt=True)
+        time.sleep(down_for)
+        self.start()
+
+    def _abort_all(self) -> None:
+        for connection in list(self._server.server_state.connections):
+            transport: Any = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+    def __enter__(self) -> Server:
+        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._listener.close()
-        self._url = None
-        self._ready.clear()
+        self.stop()
+
+    async def __aenter__(self) -> Server:
+        return await anyio.to_thread.run_sync(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.stop)
