@@ -47,6 +47,7 @@ class Walk:
     task_id: str | None = None
     sent: bool = False
     from_journal: bool = False
+    trouble: UCaptchaError | None = None
     attempts: list[Attempt] = attrs.field(factory=list)
 
 

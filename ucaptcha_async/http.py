@@ -252,6 +252,8 @@ def own(
     submits = _channel(library, lanes, proves_silence=True)
     polls = submits
     if transport == "fast":
+        if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
+            raise ConfigurationError("transport='fast' is for asyncio only: aiohttp does not run under trio")
         module = _import("httpx_aiohttp", "fast")
         limits = _import("httpx", "httpx").Limits(max_connections=max_connections)
         polls = _channel(library, module.AiohttpTransport(verify=context, limits=limits))

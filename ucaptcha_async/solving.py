@@ -166,6 +166,7 @@ class Job(Generic[S]):
                     raise
                 self._late(clock, error)
                 continue
+            self._walk.trouble = None
             clock.polled(answer.sent_at)
             if answer.status in (Status.READY, Status.FAILED):
                 return answer
@@ -190,6 +191,7 @@ class Job(Generic[S]):
         clock.polled(now)
         clock.faulted(now)
         engine, walk = self._engine, self._walk
+        walk.trouble = error
         if isinstance(error, RateLimitedError):
             engine.emit(Throttled, walk, endpoint="getTaskResult")
         engine.emit(
@@ -271,7 +273,7 @@ async def within(engine: Engine, walk: Walk, timeout: float, call: Callable[[], 
     try:
         with anyio.move_on_after(timeout):
             return await call()
-        raise _out_of_time(walk, timeout)
+        raise _out_of_time(walk, timeout) from walk.trouble
     except UCaptchaError as error:
         error.attempts = tuple(walk.attempts)
         engine.tally.failed += 1
@@ -287,8 +289,9 @@ async def within(engine: Engine, walk: Walk, timeout: float, call: Callable[[], 
 
 def _out_of_time(walk: Walk, timeout: float) -> SolveTimeoutError:
     charged = True if walk.task_id is not None else (None if walk.sent else False)
+    trouble = f"; the last request failed: {walk.trouble.message}" if walk.trouble is not None else ""
     error = SolveTimeoutError(
-        f"no solution within {timeout:g} s; the time ran out in the phase {walk.phase!r}",
+        f"no solution within {timeout:g} s; the time ran out in the phase {walk.phase!r}{trouble}",
         task_id=walk.task_id,
         phase=walk.phase,
         charged=charged,

@@ -105,9 +105,10 @@ class Submit:
         )
         if answer.task_id is None and answer.status != "ready":
             raise Unreadable("createTask answered without a taskId")
-        self.answer, self.walk.task_id = answer, answer.task_id
+        self.answer, self.walk.task_id, self.walk.trouble = answer, answer.task_id, None
 
     def _tell(self, error: UCaptchaError, delay: float) -> None:
+        self.walk.trouble = error
         if isinstance(error, RateLimitedError):
             self.engine.emit(Throttled, self.walk, endpoint="createTask")
         self.engine.emit(

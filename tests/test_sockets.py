@@ -1,0 +1,100 @@
+"""Over real sockets: the service is a second process, and httpx, httpx2 and aiohttp carry the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.helpers import KEY, V2, at_rest
+from ucaptcha_async import AsyncClient, ConfigurationError, Polling, SubmitUncertainError
+from ucaptcha_async.http import TransportName
+from ucaptcha_async.testing import Drop, RunningService, running_service
+
+QUICK = Polling(interval=0.2, first=0.3)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RunningService]:
+    with running_service(seed=1, solve_time=0.5) as service:
+        yield service
+
+
+@pytest.fixture
+def service() -> Iterator[RunningService]:
+    with running_service(seed=1, solve_time=0.5) as service:
+        yield service
+
+
+def number(books: dict[str, Any], *path: str) -> Any:
+    value: Any = books
+    for name in path:
+        value = value[name]
+    return value
+
+
+@pytest.mark.parametrize("transport", ["httpx", "httpx2", "fast"])
+async def test_hundred_solves(transport: TransportName, anyio_backend_name: str) -> None:
+    """A hundred solves at once end well, each charged once, over few connections."""
+    if transport == "fast" and anyio_backend_name == "trio":
+        with pytest.raises(ConfigurationError, match="asyncio only"):
+            async with AsyncClient(KEY, transport="fast"):
+                pass
+        return
+    with running_service(seed=3, solve_time=0.5) as service:
+        async with AsyncClient(KEY, base_url=service.url, polling=QUICK, transport=transport) as client:
+            outcomes = await client.gather([V2] * 100)
+            at_rest(client)
+        books = service.books()
+
+    assert 100 == len({outcome.solution.token for outcome in outcomes})
+    assert 100 == number(books, "accepted") == number(books, "delivered")
+
+
+async def test_a_lost_answer_is_told(service: RunningService) -> None:
+    """The connection is cut after the task was accepted: unknown fate, one charge, no second submit."""
+    service.script("createTask", Drop(after=True))
+    async with AsyncClient(KEY, base_url=service.url, polling=QUICK) as client:
+        with pytest.raises(SubmitUncertainError):
+            await client.solve(V2)
+        at_rest(client)
+
+    assert 1 == number(service.books(), "accepted")
+
+
+async def test_polls_survive_cut_connections(service: RunningService) -> None:
+    """Connections cut before, after and during the answer are late polls."""
+    service.script("getTaskResult", Drop(before=True), Drop(during=True), Drop(after=True))
+    async with AsyncClient(KEY, base_url=service.url, polling=QUICK) as client:
+        solution = await client.solve(V2, timeout=30)
+
+    assert solution.polls > 3
+
+
+async def test_cancelled_requests_leave_the_client_whole(shared: RunningService) -> None:
+    """After a storm of cancellations the client is as complete as before."""
+    async with AsyncClient(KEY, base_url=shared.url, polling=QUICK, max_connections=8) as client:
+
+        async def one(number: int) -> None:
+            with anyio.move_on_after(0.002 * (number % 10)):
+                await client.get_balance()
+
+        async with anyio.create_task_group() as tasks:
+            for index in range(500):
+                tasks.start_soon(one, index)
+        at_rest(client)
+        assert (await client.solve(V2, timeout=30)).token
+
+
+async def test_nothing_listens() -> None:
+    """A refused connection is proved unsent: tried again until the deadline, and never charged."""
+    from ucaptcha_async import SolveTimeoutError
+
+    async with AsyncClient(KEY, base_url="http://127.0.0.1:9") as client:
+        with pytest.raises(SolveTimeoutError) as caught:
+            await client.solve(V2, timeout=1)
+        at_rest(client)
+
+    assert (False, "submit") == (caught.value.charged, caught.value.phase)
