@@ -1,60 +1,108 @@
-"""The arithmetic of pacing: pure state on a clock that is passed in, no I/O and no event loop."""
+"""The arithmetic of our own pace: pure state on a monotonic clock that is passed in (seconds), no event loop."""
 
 from __future__ import annotations
 
+import bisect
 import math
+from array import array
 
 import attrs
+
+SERVICE_WINDOW = 10.0
+"""The length of the service's own windows as it documents them, in seconds. Source: docs/api/overview."""
+
+
+def not_before(now: float, due: float) -> float:
+    """`due`, or `now` if that is later. Event loops wake a little early: waiting for the rest might spin for ever."""
+    return due if due > now + 1e-7 else now
+
+
+@attrs.define(eq=False)
+class Departures:
+    """When the latest requests left.
+
+    Args:
+        keep: How many to remember, at least.
+    """
+
+    keep: int
+    total: int = attrs.field(default=0, init=False)
+    _times: array[float] = attrs.field(factory=lambda: array("d"), init=False)
+
+    def add(self, now: float) -> None:
+        """Note a departure."""
+        if len(self._times) >= 2 * self.keep:
+            del self._times[: -self.keep]
+        self._times.append(now)
+        self.total += 1
+
+    def kept_ago(self) -> float:
+        """When the departure left that was the `keep`-th before the next one."""
+        return self._times[-self.keep] if len(self._times) >= self.keep else -math.inf
+
+    def until(self, time: float) -> float:
+        """How many had left at `time`. Of those that left at that very moment, half."""
+        left, right = bisect.bisect_left(self._times, time), bisect.bisect_right(self._times, time)
+        return self.total - len(self._times) + (left + right) / 2
+
+    def forget(self) -> None:
+        """Forget when they left, not how many."""
+        del self._times[:]
 
 
 @attrs.define(eq=False)
 class Pace:
-    """A reservation clock that keeps `limit` departures per `window` seconds, wherever the window starts.
+    """At most `limit` departures in every half-open window of `window` seconds, wherever it starts, and those spread.
 
-    Departures are spaced by `interval` on average, and up to `burst` may go at once after a rest. With
-    `interval = window / (limit - burst + 1)` no half-open window holds more than
-    `burst + ceil(window / interval) - 1 = limit` departures. A burst of a hundredth of the limit lets a busy event loop
-    be late by a hundredth of the window without losing anything, and costs a hundredth of the limit.
+    The promise is kept by the log: a departure waits until the `limit`-th before it is a window ago. Alone that would
+    send a whole window's worth at once; so a reservation clock spaces departures by `interval` on average, and lets
+    `burst` go at once after a rest, or when a busy event loop was late: a hundredth of the limit. Its speed is a
+    hundredth below the limit (for limits of 100 or more), so that a service which counts arrivals in windows of its
+    own sees no more than the limit when the network delivers some of them late.
 
-    All times are seconds on one monotonic clock.
+    Args:
+        limit: Departures per window.
+        window: The length of the window, in seconds.
     """
 
     limit: int
     window: float
-    burst: int = attrs.field(init=False)
+    departures: Departures = attrs.field(init=False)
+    #: Nothing that is known about the future reaches farther than this, in seconds.
+    horizon: float = attrs.field(init=False)
     interval: float = attrs.field(init=False)
+    burst: int = attrs.field(init=False)
+    _span: float = attrs.field(init=False)
+    _credit: float = attrs.field(init=False)
     _next: float = attrs.field(default=-math.inf, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.burst = max(1, self.limit // 100)
+        self.departures = Departures(self.limit)
+        self.horizon = max(self.window, SERVICE_WINDOW)
         # A thousandth more than the window: a request is written a moment after its slot was taken, clocks are rounded.
-        self.interval = self.window * 1.001 / (self.limit - self.burst + 1)
-
-    @property
-    def _credit(self) -> float:
-        return (self.burst - 1) * self.interval
-
-    @property
-    def _early(self) -> float:
-        """Event loops wake a little early; waiting for the rest might spin on a rounded clock."""
-        return min(1e-6, self.window * 1e-5)
+        self._span = self.window * 1.001
+        self.interval = self._span / (self.limit - self.limit // 100)
+        self.burst = max(2, self.limit // 100)
+        self._credit = (self.burst - 1) * self.interval
 
     def ready_at(self, now: float) -> float:
         """When the next departure may happen: `now`, or a later time."""
-        due = self._next - self._credit
-        if due - now > 3 * self.window:
-            self._next = due = -math.inf  # another event loop with another clock: what is known says nothing
-        return now if due <= now + self._early else due
+        due = max(self._next - self._credit, self.departures.kept_ago() + self._span)
+        if due - now > 2 * self.horizon:  # another event loop with another clock: what is known says nothing
+            self._next = due = -math.inf
+            self.departures.forget()
+        return not_before(now, due)
 
     def free(self, now: float) -> int:
-        """How many may depart at `now`, all at once."""
+        """How many may depart at `now`, all at once; for small limits it may be fewer."""
         if self.ready_at(now) > now:
             return 0
-        return 1 + int((now + self._early - max(self._next, now) + self._credit) / self.interval)
+        return 1 + int((now - max(self._next, now) + self._credit) / self.interval)
 
     def depart(self, now: float) -> None:
         """Count one departure. The caller has asked `ready_at` at the same `now`."""
         self._next = max(self._next, now) + self.interval
+        self.departures.add(now)
 
     def pause(self, until: float) -> None:
         """Nothing departs before `until`; then one does, and the rest follow at their pace, without a burst."""

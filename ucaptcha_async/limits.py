@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Protocol
@@ -12,6 +13,7 @@ import attrs
 
 from .checks import Seconds, seconds, suggests, whole
 from .clock import Pace
+from .quota import Quota, Reading
 
 
 @attrs.frozen(kw_only=True)
@@ -25,7 +27,8 @@ class RateLimiterStatistics:
         waiting: Requests that wait for their turn now.
         in_transit: Requests let go that were neither answered nor given up.
         throttled: Answers with HTTP 429.
-        paused_until: When the pause after a 429 ends, on the event loop's clock; `None` if there is none.
+        others: Requests per second that others who share the address are seen to send.
+        paused_until: When the latest pause after a 429 ends or ended, on the event loop's clock; `None` if none was.
     """
 
     limit: int
@@ -34,6 +37,7 @@ class RateLimiterStatistics:
     waiting: int
     in_transit: int
     throttled: int
+    others: float
     paused_until: float | None
 
 
@@ -59,6 +63,10 @@ class Limiter(Protocol):
 
 def _limit(value: int) -> int:
     return whole("limit", value)
+
+
+def _limit_or_none(value: int | None) -> int | None:
+    return None if value is None else _limit(value)
 
 
 def _window(value: Seconds) -> float:
@@ -89,17 +97,19 @@ class RateLimiter:
     Source: docs/api/overview.
     """
 
-    limit: int = attrs.field(default=10_000, converter=_limit)
-    window: float = attrs.field(default=10.0, converter=_window)
+    limit: int = attrs.field(default=10_000, converter=_limit, on_setattr=attrs.setters.frozen)
+    window: float = attrs.field(default=10.0, converter=_window, on_setattr=attrs.setters.frozen)
     _pace: Pace = attrs.field(init=False, repr=False)
+    _quota: Quota = attrs.field(init=False, repr=False)
     _line: OrderedDict[_Waiter, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
-    _departed: int = attrs.field(default=0, init=False, repr=False)
     _in_transit: int = attrs.field(default=0, init=False, repr=False)
     _throttled: int = attrs.field(default=0, init=False, repr=False)
-    _paused_until: float | None = attrs.field(default=None, init=False, repr=False)
+    _paused_until: float = attrs.field(default=-math.inf, init=False, repr=False)
+    _refusals: int = attrs.field(default=0, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._pace = Pace(self.limit, self.window)
+        self._quota = Quota(self._pace)
 
     async def acquire(self) -> None:
         """Wait until one request may leave.
@@ -119,8 +129,17 @@ class RateLimiter:
             received_at: When the answer came, on the same clock.
         """
         self._in_transit -= 1
+        reading = Reading.of(headers)
+        self._quota.hear(reading, sent_at, received_at)
+        # What was sent before the end of a pause says nothing about the time after it. (No pause ends beyond the
+        # horizon, unless its clock was another event loop's.)
+        known = sent_at < self._paused_until <= received_at + self._pace.horizon
         if status == 429:
             self._throttled += 1
+            if not known:
+                self._pause(self._quota.resumes_at(reading, received_at), received_at)
+        elif not known:
+            self._refusals = 0
 
     def lost(self) -> None:
         """Hear that no answer came to a request that was let go."""
@@ -131,19 +150,30 @@ class RateLimiter:
         return RateLimiterStatistics(
             limit=self.limit,
             window=self.window,
-            departed=self._departed,
+            departed=self._pace.departures.total,
             waiting=len(self._line),
             in_transit=self._in_transit,
             throttled=self._throttled,
-            paused_until=self._paused_until,
+            others=self._quota.others,
+            paused_until=None if self._paused_until == -math.inf else self._paused_until,
         )
+
+    def _pause(self, until: float | None, now: float) -> None:
+        if until is None:
+            until = now + min(2.0 ** min(self._refusals, 60), self._pace.horizon)
+        self._refusals += 1
+        self._paused_until = until
+        self._pace.pause(until)
+
+    def _ready_at(self, now: float) -> float:
+        return max(self._pace.ready_at(now), self._quota.ready_at(now))
 
     def _depart(self) -> bool:
         now = anyio.current_time()
-        if self._pace.ready_at(now) > now:
+        if self._ready_at(now) > now:
             return False
         self._pace.depart(now)
-        self._departed += 1
+        self._quota.depart(now)
         self._in_transit += 1
         return True
 
@@ -176,13 +206,14 @@ class RateLimiter:
 
     async def _sleep(self) -> None:
         now = anyio.current_time()
-        # Not longer than a twentieth of the window: what the service says meanwhile may let us go earlier.
-        await anyio.sleep_until(min(self._pace.ready_at(now), now + self.window / 20))
+        # Not for long at a time: what the service says meanwhile may let us go earlier.
+        await anyio.sleep_until(min(self._ready_at(now), now + self._pace.horizon / 20))
 
     def _call_all_who_may_go(self) -> None:
         """After a stall many may go at once: wake them in one batch, or a busy loop would let one go per turn."""
-        free = self._pace.free(anyio.current_time())
-        for waiter in itertools.islice(self._line, 1, 1 + free):
+        now = anyio.current_time()
+        free = min(self._pace.free(now), self._quota.free(now))
+        for waiter in itertools.islice(self._line, 1, 1 + int(free)):
             if waiter.called.is_set():
                 return
             waiter.called.set()
@@ -214,7 +245,7 @@ class InFlight:
         ConfigurationError: `limit` is neither `None` nor a positive whole number.
     """
 
-    limit: int | None = attrs.field(default=None, converter=attrs.converters.optional(_limit))
+    limit: int | None = attrs.field(default=None, converter=_limit_or_none, on_setattr=attrs.setters.frozen)
     _in_flight: int = attrs.field(default=0, init=False, repr=False)
     _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
@@ -228,12 +259,16 @@ class InFlight:
         try:
             await given.wait()
         except BaseException:
-            if self._line.pop(given, self) is self:  # no longer in the line: the place was given to us already
+            if given.is_set():
                 self.release()
+            else:
+                del self._line[given]
             raise
 
     def release(self) -> None:
         """Give a place back, or straight to the first who waits."""
+        if self._in_flight == 0:
+            raise RuntimeError("released more often than acquired")
         if self._line:
             given, _ = self._line.popitem(last=False)
             given.set()
