@@ -274,7 +274,7 @@ class Budget:
 
     def _unspend(self, reservation: Reservation) -> None:
         if reservation._bucket is not None:
-            self._count(reservation.type, -reservation._cost, reservation._bucket)
+            self._count(reservation.type, _EXACT.minus(reservation._cost), reservation._bucket)
 
     def _count(self, task_type: str, cost: Decimal, bucket: _Bucket) -> None:
         self._spent = _EXACT.add(self._spent, cost)

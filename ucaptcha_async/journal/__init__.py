@@ -1,10 +1,40 @@
-"""Paid tasks survive a crash: intent before the request, id after the answer, outcome at the end."""
+"""Paid tasks survive a crash: intent before the request, id after the answer, outcome at the end.
+
+    begin ──▶ intent ─┬─▶ accepted ─┬─▶ solved       keeps its key
+                      │      ▲      └─▶ failed       frees its key
+                      ├─▶ uncertain ──▶ forgotten    frees its key
+                      ├─▶ refused                    frees its key
+                      └─▶ (released: no row)
+
+An `intent` whose process is dead counts as `uncertain`: the request may have been sent. A key names a piece of work:
+for each account it belongs to one row that is `intent`, `accepted`, `uncertain` or `solved`, whoever writes, so that
+it is never submitted twice.
+
+The file of [`SQLiteJournal`][ucaptcha_async.journal.SQLiteJournal] is a SQLite database (`application_id` 0x75436170,
+`user_version` 1) with one table, which other programs may read:
+
+| `submits` | type | meaning |
+|---|---|---|
+| `submit_id` | text, primary key | the row's own id; its first 12 hex digits are the time in ms |
+| `account` | text | the first 32 hex digits of a SHA-256 of host and API key; never the key |
+| `host` | text | the service's host |
+| `key` | text or null | the caller's name for the piece of work |
+| `type` | text | the task's type; its other fields are not stored |
+| `state` | text | `intent`, `accepted`, `uncertain`, `solved`, `failed`, `refused`, `forgotten` |
+| `owner` | text or null | who works on it: the token in the name of a living process's lock file |
+| `task_id` | text or null | the service's id |
+| `cost` | text or null | USD, a decimal number |
+| `error_code` | text or null | the service's code |
+| `solve_time` | real or null | seconds |
+| `created_at`, `updated_at` | real | Unix seconds |
+| `solution` | text or null | JSON, only with `store_solutions=True` |
+"""
 
 from __future__ import annotations
 
 from .base import Journal
-from .ledger import Claim, ClaimKind, Entry, Intent, State, Total, fingerprint
 from .memory import MemoryJournal
+from .records import Claim, ClaimKind, Entry, Intent, State, Total, fingerprint
 from .sqlite import SQLiteJournal
 
 __all__ = [

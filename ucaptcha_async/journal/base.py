@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -12,26 +13,8 @@ from typing import Any, Literal, Protocol, Self, cast, runtime_checkable
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
 
-from .ledger import (
-    JSON,
-    Abandoned,
-    Accepted,
-    Begin,
-    Change,
-    Claim,
-    Entry,
-    Finished,
-    Forgotten,
-    Intent,
-    Refused,
-    Released,
-    State,
-    TakeUp,
-    Total,
-    Uncertain,
-    checked_intent,
-    clean,
-)
+from .ledger import Abandoned, Accepted, Begin, Change, Finished, Forgotten, Refused, Released, TakeUp, Uncertain
+from .records import JSON, Claim, Entry, Intent, State, Total, checked_intent, clean
 
 
 @runtime_checkable
@@ -216,10 +199,16 @@ class Reporting:
         """Record the end; whether this report was the first."""
         if state not in (State.SOLVED, State.FAILED):
             raise wrong("state", state, "State.SOLVED or State.FAILED", ConfigurationError)
-        kept = solution if self.store_solutions and state is State.SOLVED else None
-        written = str(cost) if cost is not None and cost.is_finite() else None
-        duration = solve_time if solve_time is not None and math.isfinite(solve_time) else None
-        change = Finished(submit_id, state, clean(task_id), written, clean(error_code), duration, kept)
+        change = Finished(
+            submit_id,
+            state,
+            clean(task_id),
+            str(cost) if cost is not None and cost.is_finite() else None,
+            clean(error_code),
+            solve_time if solve_time is not None and math.isfinite(solve_time) else None,
+            _serialised(solution) if self.store_solutions and state is State.SOLVED else None,
+        )
+        del solution  # a secret, not to be found in the traceback of what the next line may raise
         return cast("bool", await self._write(change))
 
     async def uncertain(self, submit_id: str) -> None:
@@ -248,3 +237,11 @@ class Reporting:
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a {type(self).__name__} belongs to one process and cannot be pickled")
+
+
+def _serialised(solution: Mapping[str, JSON] | None) -> str | None:
+    """A solution as JSON; None for what is none, so that an odd solution cannot lose the news that it was paid."""
+    try:
+        return None if solution is None else json.dumps(dict(solution))
+    except (TypeError, ValueError, RecursionError):
+        return None

@@ -2,156 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
-import uuid
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
-from enum import StrEnum
-from typing import Protocol, overload
+from typing import Protocol
 
 import attrs
 
-from ucaptcha_async.checks import wrong
-from ucaptcha_async.errors import ConfigurationError, JournalError
+from ucaptcha_async.errors import JournalError
 
-JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
-
-
-class State(StrEnum):
-    """How far a submit has come. The value is what the journal stores."""
-
-    INTENT = "intent"
-    """About to be sent, or being sent. Left behind by a dead process it counts as `UNCERTAIN`."""
-    ACCEPTED = "accepted"
-    """The service gave a task id: paid, and not finished."""
-    UNCERTAIN = "uncertain"
-    """Sent, and no answer was read: nobody knows whether the task exists."""
-    SOLVED = "solved"
-    """Finished with a solution."""
-    FAILED = "failed"
-    """Finished without one; refunded. The key is free again."""
-    REFUSED = "refused"
-    """Never accepted by the service. The key is free again."""
-    FORGOTTEN = "forgotten"
-    """Given up by hand, or replaced by a resubmission. The key is free again."""
-
-
-OPEN = frozenset({State.INTENT, State.ACCEPTED, State.UNCERTAIN})
-HOLDS_KEY = OPEN | {State.SOLVED}
-
-
-class ClaimKind(StrEnum):
-    """What `begin` found under a key."""
-
-    NEW = "new"
-    """Go ahead: the intent is written."""
-    BUSY = "busy"
-    """The same key is being submitted at this moment, here or in another living process: ask again soon."""
-    HELD = "held"
-    """The same key has a task already: wait for `task_id` instead of submitting."""
-    UNCERTAIN = "uncertain"
-    """The same key was submitted, and its fate is unknown."""
-    DONE = "done"
-    """The same key is solved."""
-
-
-@attrs.frozen(kw_only=True)
-class Intent:
-    """A submit that is about to happen.
-
-    Attributes:
-        account: [`fingerprint`][ucaptcha_async.journal.fingerprint] of the API key and the service.
-        host: The service's host, for listings.
-        type: The task's type. Its other fields are not recorded: they may hold proxy passwords.
-        key: The caller's name for the piece of work; stored as it is. `None`: nameless, never deduplicated.
-        submit_id: The row's own id.
-        created_at: Wall time, Unix seconds.
-    """
-
-    account: str
-    host: str
-    type: str
-    key: str | None = None
-    submit_id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
-    created_at: float = attrs.field(factory=time.time)
-
-
-@attrs.frozen(kw_only=True)
-class Entry:
-    """One submit as the journal knows it.
-
-    Attributes:
-        submit_id: The row's own id.
-        account: Fingerprint of the API key and the service.
-        host: The service's host.
-        type: The task's type.
-        key: The caller's name for the piece of work.
-        state: How far it has come.
-        task_id: The service's id, once accepted.
-        cost: USD, once known.
-        error_code: The service's code of a failure or refusal.
-        solve_time: Seconds, once known.
-        created_at: When the intent was written (UTC).
-        updated_at: When the row last changed (UTC).
-        solution: What the service sent, if solutions are stored. A secret: not in the repr.
-    """
-
-    submit_id: str
-    account: str
-    host: str
-    type: str
-    key: str | None = None
-    state: State
-    task_id: str | None = None
-    cost: Decimal | None = None
-    error_code: str | None = None
-    solve_time: float | None = None
-    created_at: datetime
-    updated_at: datetime
-    solution: Mapping[str, JSON] | None = attrs.field(default=None, repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class Claim:
-    """The answer of `begin`.
-
-    Attributes:
-        kind: What was found.
-        entry: The row: the new one, or the one that holds the key.
-        mine: Whether this journal is now answerable for the row. `False` with `HELD`: somebody alive waits for the same
-            task already.
-    """
-
-    kind: ClaimKind
-    entry: Entry
-    mine: bool
-
-    @property
-    def submit_id(self) -> str:
-        """The row to report on."""
-        return self.entry.submit_id
-
-    @property
-    def task_id(self) -> str | None:
-        """The task to wait for (`HELD`), or that solved it (`DONE`)."""
-        return self.entry.task_id
-
-
-@attrs.frozen(kw_only=True)
-class Total:
-    """How many rows of one type are in one state, and what they cost (USD)."""
-
-    type: str
-    state: State
-    count: int
-    cost: Decimal
-
-
-def fingerprint(api_key: str, host: str) -> str:
-    """Name an account without telling its key: the same key at the same host gives the same 32 hex digits."""
-    return hashlib.sha256(f"ucaptcha_async\0{host.lower()}\0{api_key}".encode()).hexdigest()[:32]
+from .records import HOLDS_KEY, OPEN, Claim, ClaimKind, Entry, Intent, State, decimal_or_none, moment, parsed
 
 
 @attrs.define(eq=False)
@@ -171,7 +28,7 @@ class Row:
     solve_time: float | None = None
     created_at: float = 0.0
     updated_at: float = 0.0
-    solution: Mapping[str, JSON] | None = attrs.field(default=None, repr=False)
+    solution: str | None = attrs.field(default=None, repr=False)
 
     def entry(self, state: State | None = None) -> Entry:
         """The row as others see it."""
@@ -186,26 +43,10 @@ class Row:
             cost=decimal_or_none(self.cost),
             error_code=self.error_code,
             solve_time=self.solve_time,
-            created_at=_moment(self.created_at),
-            updated_at=_moment(self.updated_at),
-            solution=self.solution,
+            created_at=moment(self.created_at),
+            updated_at=moment(self.updated_at),
+            solution=parsed(self.solution),
         )
-
-
-def decimal_or_none(text: str | None) -> Decimal | None:
-    """A stored amount; None for what is none."""
-    try:
-        cost = None if text is None else Decimal(text)
-    except InvalidOperation:
-        return None
-    return cost if cost is not None and cost.is_finite() else None
-
-
-def _moment(unix: float) -> datetime:
-    try:
-        return datetime.fromtimestamp(unix, UTC)
-    except (ValueError, OverflowError, OSError):
-        return datetime.fromtimestamp(0, UTC)
 
 
 class Book:
@@ -380,7 +221,7 @@ class Finished(_Report):
     cost: str | None = None
     error_code: str | None = None
     solve_time: float | None = None
-    solution: Mapping[str, JSON] | None = attrs.field(default=None, repr=False)
+    solution: str | None = attrs.field(default=None, repr=False)
 
     def apply(self, book: Book, now: float) -> bool:
         """End an open row; the first report counts."""
@@ -466,38 +307,3 @@ class TakeUp(_Report):
             return None
         self.save(book, row, State.UNCERTAIN if row.state is State.INTENT else row.state, now, book.owner)
         return row.entry()
-
-
-def checked_intent(intent: Intent) -> Intent:
-    """Refuse what no file could hold."""
-    for field in ("account", "host", "type", "submit_id"):
-        _text(field, getattr(intent, field))
-    if intent.key is not None:
-        _text("key", intent.key)
-    return intent
-
-
-def _text(field: str, value: object) -> None:
-    if not isinstance(value, str) or not value or "\0" in value or not _encodes(value):
-        raise wrong(field, value, "a str that is not empty, without NUL and lone surrogates", ConfigurationError)
-
-
-def _encodes(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-@overload
-def clean(text: str) -> str: ...
-
-
-@overload
-def clean(text: str | None) -> str | None: ...
-
-
-def clean(text: str | None) -> str | None:
-    """Text of the service as a file can hold it: JSON may carry lone surrogates and NUL."""
-    return None if text is None else text.encode(errors="replace").decode().replace("\0", "?")

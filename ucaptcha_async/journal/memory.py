@@ -13,7 +13,8 @@ import attrs
 from ucaptcha_async.errors import ClientStateError
 
 from .base import Reporting
-from .ledger import JSON, OPEN, Begin, Book, Change, Entry, State, TakeUp, Total, is_free
+from .ledger import Begin, Book, Change, TakeUp, is_free
+from .records import JSON, OPEN, Entry, State, Total, parsed
 
 
 class _Book(Book):
@@ -98,7 +99,7 @@ class MemoryJournal(Reporting):
         """The stored solution of a finished piece of work."""
         await anyio.lowlevel.checkpoint()
         holder = self._book.holder(account, key)
-        return None if holder is None else holder.solution
+        return None if holder is None else parsed(holder.solution)
 
     async def entries(
         self, *, account: str | None = None, states: Collection[State] | None = None

@@ -15,7 +15,8 @@ from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
 from .base import Reporting
-from .ledger import JSON, Change, Entry, State, Total
+from .ledger import Change
+from .records import JSON, Entry, State, Total
 from .store import BusyError, Store
 from .writer import Writer
 
@@ -156,8 +157,13 @@ class SQLiteJournal(Reporting):
 
     async def open_entries(self, account: str) -> list[Entry]:
         """What is open and worked on by nobody alive, oldest first."""
-        self._ready()
-        return await self._patiently(self._store.open_entries, account)
+        after: int | None = -1
+        entries: list[Entry] = []
+        while after is not None:
+            self._ready()
+            after, some = await self._patiently(self._store.open_entries, after, account)
+            entries += some
+        return entries
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
         """The stored solution of a finished piece of work."""
@@ -168,16 +174,13 @@ class SQLiteJournal(Reporting):
         self, *, account: str | None = None, states: Collection[State] | None = None
     ) -> AsyncIterator[Entry]:
         """All rows, oldest first, without their solutions. Reads some hundred at a time."""
-        after = -1
+        after: int | None = -1
         wanted = None if states is None else list(states)
-        while True:
+        while after is not None:
             self._ready()
-            page = await self._patiently(self._store.page, after, account, wanted)
-            for _, entry in page:
+            after, page = await self._patiently(self._store.page, after, account, wanted)
+            for entry in page:
                 yield entry
-            if not page:
-                return
-            after = page[-1][0]
 
     async def totals(self, account: str | None = None) -> list[Total]:
         """Counts and costs by type and state."""

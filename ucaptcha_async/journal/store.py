@@ -14,13 +14,15 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ucaptcha_async.errors import JournalError
 
 from . import owners
-from .ledger import HOLDS_KEY, JSON, OPEN, Book, Change, Entry, Row, State, Total, decimal_or_none, is_free
+from .ledger import Book, Change, Row, is_free
+from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, decimal_or_none, parsed
 
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ PRAGMA user_version = {VERSION};
 _TEXT = ("submit_id", "account", "host", "key", "type", "state", "owner", "task_id", "cost", "error_code")
 _REAL = ("solve_time", "created_at", "updated_at")
 _COLUMNS = (*_TEXT, *_REAL, "solution")
+_STATES = {str(state): state for state in State}
 _FIXED = ("submit_id", "account", "host", "key", "type", "created_at")
 # A hostile file may hold any type in any column; the casts leave only text, numbers and NULL.
 _CASTS = ", ".join([*(f"CAST({c} AS TEXT)" for c in _TEXT), *(f"CAST({c} AS REAL)" for c in _REAL)])
@@ -84,8 +87,9 @@ ON CONFLICT (submit_id) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in 
 """  # noqa: S608
 _DROP = "DELETE FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"
 _OPEN = f"""
-SELECT json_group_array({_BARE_ROW}) FROM (
-    SELECT * FROM submits WHERE account = ? AND state IN ({_words(OPEN)}) ORDER BY rowid
+SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
+    SELECT *, rowid AS position FROM submits
+    WHERE rowid > ? AND account = ? AND state IN ({_words(OPEN)}) ORDER BY rowid LIMIT {_PAGE}
 )
 """  # noqa: S608
 _LIST = f"""
@@ -188,35 +192,38 @@ class Store:
             page.load(values)
         return page
 
-    def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive."""
+    def open_entries(self, after: int, account: str) -> tuple[int | None, list[Entry]]:
+        """Some of what is open and worked on by nobody alive, and the position to go on from."""
+        return self._guarded(lambda db: self._open_entries(_rows(db, _OPEN, after, account)))
+
+    def _open_entries(self, found: Sequence[Sequence[Any]]) -> tuple[int | None, list[Entry]]:
         page = _Page(self.owner, self.path)
-        rows = [_row(values) for values in self._guarded(lambda db: _rows(db, _OPEN, account))]
+        rows = [_row(values) for _, values in found]
         free = [row for row in rows if row is not None and is_free(page, row)]
-        return [row.entry(State.UNCERTAIN if row.state is State.INTENT else None) for row in free]
+        entries = [row.entry(State.UNCERTAIN if row.state is State.INTENT else None) for row in free]
+        return _end(found), entries
 
-    def page(self, after: int, account: str | None, states: Iterable[State] | None) -> list[tuple[int, Entry]]:
-        """The next rows after a position, each with its position."""
+    def page(self, after: int, account: str | None, states: Iterable[State] | None) -> tuple[int | None, list[Entry]]:
+        """Some rows after a position, and the position to go on from."""
         wanted = None if states is None else json.dumps(sorted(states))
-        found = self._guarded(lambda db: _rows(db, _LIST, after, account, wanted))
-        return [(position, self._readable(values).entry()) for position, values in sorted(found, key=lambda f: f[0])]
+        return self._guarded(lambda db: self._entries(_rows(db, _LIST, after, account, wanted)))
 
-    def _readable(self, values: Sequence[Any]) -> Row:
-        row = _row(values)
-        if row is None:
-            raise self.failure(f"row {values[0]!r} is unreadable")
-        return row
+    def _entries(self, found: Sequence[Sequence[Any]]) -> tuple[int | None, list[Entry]]:
+        rows = [_row(values) for _, values in found]
+        if None in rows:
+            raise self.failure(f"row {found[rows.index(None)][0]} is unreadable")
+        return _end(found), [row.entry() for row in rows if row is not None]
 
     def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
         """The stored solution under a key."""
         rows = [_row(values) for values in self._guarded(lambda db: _rows(db, _BY_KEY, json.dumps([[account, key]])))]
-        return next((row.solution for row in rows if row is not None), None)
+        return next((parsed(row.solution) for row in rows if row is not None), None)
 
     def totals(self, account: str | None) -> list[Total]:
         """Counts and costs by type and state."""
         found: dict[tuple[str, State], tuple[int, Decimal]] = {}
         for kind, word, cost, n in self._guarded(lambda db: db.execute(_TOTALS, (account,)).fetchall()):
-            state = _state(word)
+            state = _STATES.get(word)
             if state is None:
                 raise self.failure("it holds a state that this version does not know")
             count, spent = found.get((kind or "", state), (0, Decimal(0)))
@@ -236,13 +243,15 @@ class Store:
         try:
             return work(self._connected())
         except sqlite3.Error as error:
-            raise self._mapped(error) from None
+            failure = self._mapped(error)
         except OSError as error:
-            raise self.failure(error.strerror or "the file cannot be used") from None
-        except (ValueError, OverflowError, RecursionError, MemoryError):
-            raise self.failure("it holds data that cannot be read") from None
+            failure = self.failure(error.strerror or "the file cannot be used")
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            failure = self.failure("it holds data that cannot be read")
         finally:
             self._rolled_back()
+        # Out here it has no context: the frames of the first error hold rows, which may hold solutions.
+        raise failure
 
     def _mapped(self, error: sqlite3.Error) -> JournalError:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
@@ -380,35 +389,18 @@ def _rows(db: sqlite3.Connection, query: str, *parameters: object) -> list[list[
     return found if isinstance(found, list) else []
 
 
-def _values(row: Row) -> list[object]:
-    solution = None if row.solution is None else json.dumps(row.solution)
-    values: list[object] = [getattr(row, column) for column in _COLUMNS[:-1]]
-    return [*values, solution]
+def _end(found: Sequence[Sequence[Any]]) -> int | None:
+    return found[-1][0] if found else None
+
+
+_values = attrgetter(*_COLUMNS)
 
 
 def _row(values: Sequence[Any]) -> Row | None:
     """A row of the file, or None if it makes no sense."""
-    fields = dict(zip(_COLUMNS, values, strict=True))
-    fields["state"] = _state(fields["state"])
-    fields["solution"] = _object(fields["solution"])
-    for column in ("created_at", "updated_at"):
-        fields[column] = fields[column] or 0.0
-    if fields["state"] is None or not all(isinstance(fields[c], str) for c in _FIXED[:3]):
+    submit_id, account, host, key, kind, word, owner, task_id, cost, code, seconds, created, updated, solution = values
+    state = _STATES.get(word)
+    if state is None or submit_id is None or account is None:
         return None
-    fields["type"] = fields["type"] or ""
-    return Row(**fields)
-
-
-def _state(word: object) -> State | None:
-    try:
-        return State(word)  # type: ignore[arg-type]
-    except ValueError:
-        return None
-
-
-def _object(text: object) -> dict[str, JSON] | None:
-    try:
-        value = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    end = (owner, task_id, cost, code, seconds, created or 0.0, updated or 0.0, solution)
+    return Row(submit_id, account, host or "", key, kind or "", state, *end)

@@ -1,7 +1,8 @@
 """Group commit: the changes of many tasks share few transactions, without a background task.
 
-Whoever writes while nobody flushes becomes the flusher, for all who wait. A flush runs in a worker thread and is
-shielded, so that a change that has been queued is written even if its caller, or the flusher, is cancelled.
+Whoever writes while nobody flushes becomes the flusher, for all who wait. During a flush the next batch gathers: its
+first writer waits for the end of the flush, to make the next one, and the others wait for their batch. A flush runs in
+a worker thread and is shielded, so that a queued change is written even if its caller, or the flusher, is cancelled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import attrs
 
 from ucaptcha_async.errors import JournalError
 
-from .ledger import Abandoned, Begin, Change, Claim, ClaimKind, Entry, Released, TakeUp
+from .ledger import Abandoned, Begin, Change, Released, TakeUp
+from .records import Claim, ClaimKind, Entry
 from .store import BusyError
 
 SPACING = 0.02
@@ -34,8 +36,8 @@ class _Write:
     """A change on its way to the file."""
 
     change: Change
-    deadline: float
     deserted: bool = False
+    deadline: float | None = None
     done: bool = False
     answer: object = None
 
@@ -43,6 +45,11 @@ class _Write:
     def is_claim(self) -> bool:
         """Whether the change is of use only to a caller who waits for the answer."""
         return isinstance(self.change, Begin | TakeUp)
+
+    def is_late(self, now: float, patience: float) -> bool:
+        """Whether it has been refused for too long, counted from the first time."""
+        self.deadline = self.deadline or now + patience
+        return self.deadline <= now
 
     def settle(self, answer: object) -> None:
         """Answer the caller."""
@@ -67,8 +74,10 @@ class Writer:
         self._queue: deque[_Write] = deque()
         self._kept: deque[_Write] = deque()
         self._lost = 0
-        self._round = anyio.Event()
         self._flushing = False
+        self._flushed = anyio.Event()
+        self._gathering = anyio.Event()
+        self._next: _Write | None = None
         self._busy = False
         self._last_start = 0.0
         self._last_size = 0
@@ -84,17 +93,30 @@ class Writer:
         Raises:
             JournalError: It was not written. A claim is given up, a report is kept and tried again with the next flush.
         """
-        write = _Write(change, anyio.current_time() + self._patience)
+        write = _Write(change)
         self._queue.append(write)
         try:
             while not write.done:
-                await (self._round.wait() if self._flushing else self._flush())
+                await self._turn(write)
         except BaseException:
             await self._desert(write)
             raise
         if isinstance(write.answer, JournalError):
             raise write.answer
         return write.answer
+
+    async def _turn(self, write: _Write) -> None:
+        """Flush, or wait to be the next who does, or wait for the batch."""
+        if not self._flushing:
+            await self._flush()
+        elif self._next is not None:
+            await self._gathering.wait()
+        else:
+            self._next = write
+            try:
+                await self._flushed.wait()
+            finally:
+                self._next = None
 
     async def drain(self) -> int:
         """Commit what is left, at the end.
@@ -103,7 +125,7 @@ class Writer:
             How many reports are lost.
         """
         while self._flushing:
-            await self._round.wait()
+            await self._flushed.wait()
         deadline = anyio.current_time() + self._patience
         self._flushing = True
         try:
@@ -128,8 +150,15 @@ class Writer:
 
     def _end_round(self) -> None:
         self._flushing = False
-        ended, self._round = self._round, anyio.Event()
-        ended.set()
+        flushed, self._flushed = self._flushed, anyio.Event()
+        flushed.set()
+        if self._next is None or self._next.done:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Let all who wait for their batch look again."""
+        gathering, self._gathering = self._gathering, anyio.Event()
+        gathering.set()
 
     def _attended(self) -> bool:
         """Whether somebody waits for what is in the queue, and so will flush it."""
@@ -139,6 +168,7 @@ class Writer:
         """Commit one batch; whether it succeeded."""
         kept = self._take(self._kept, BATCH)
         fresh = self._take(self._queue, BATCH - len(kept))
+        gathered, self._gathering = self._gathering, anyio.Event()
         self._last_start, self._last_size = anyio.current_time(), len(kept) + len(fresh)
         self._busy = False
         try:
@@ -151,6 +181,8 @@ class Writer:
             self._kept.extendleft(reversed(kept))
             self._queue.extendleft(reversed(fresh))
             raise
+        finally:
+            gathered.set()
         for write, answer in zip(fresh, answers[len(kept) :], strict=True):
             write.settle(answer)
             if write.deserted:
@@ -173,15 +205,17 @@ class Writer:
     def _postpone(self, writes: Sequence[_Write], error: JournalError) -> None:
         self._busy = True
         now = anyio.current_time()
-        self._fail([write for write in writes if write.deadline <= now], error)
-        self._queue.extendleft(write for write in reversed(writes) if write.deadline > now)
+        late = [write for write in writes if write.is_late(now, self._patience)]
+        self._fail(late, error)
+        self._queue.extendleft(write for write in reversed(writes) if not write.done)
 
     def _fail(self, writes: Sequence[_Write], error: JournalError) -> None:
         for write in writes:
             if not write.is_claim:
                 self._keep(write)
+            kept = "" if write.is_claim else "; the report is kept in memory and written with the next one"
             # One error each: several tasks that raise the same object would mix up their tracebacks.
-            write.settle(JournalError(error.message))
+            write.settle(JournalError(error.message + kept))
 
     def _keep(self, write: _Write) -> None:
         if len(self._kept) >= KEPT:
@@ -194,9 +228,13 @@ class Writer:
         write.deserted = True
         if write.done:
             self._undo(write)
-        if self._queue and not self._flushing and not self._attended():
-            with anyio.CancelScope(shield=True):
-                await self._flush(linger=False)
+        if not self._queue or self._flushing:
+            return
+        if self._attended():
+            self._wake()
+            return
+        with anyio.CancelScope(shield=True):
+            await self._flush(linger=False)
 
     def _undo(self, write: _Write) -> None:
         """Give back what a caller asked for who is no longer there."""
@@ -208,4 +246,4 @@ class Writer:
             change = Abandoned(answer.submit_id)
         else:
             return
-        self._queue.append(_Write(change, anyio.current_time() + self._patience, deserted=True))
+        self._queue.append(_Write(change, deserted=True))
