@@ -485,3 +485,72 @@ def test_keys_stay_out_of_the_representation() -> None:
     service = LocalService(keys=[KEY], lightning={KEY: 3})
 
     assert KEY not in repr(service)
+
+
+async def test_other_protocols_are_refused() -> None:
+    """The app speaks HTTP and the lifespan protocol of ASGI, and says so if it is asked for more."""
+
+    async def nothing() -> Any:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="websocket"):
+        await LocalService()({"type": "websocket"}, nothing, nothing)
+
+
+async def test_the_lifespan_is_that_of_the_callbacks() -> None:
+    """A server that speaks the lifespan protocol needs no `async with` around the service."""
+    heard: list[str] = []
+
+    async def sender(url: str) -> int:
+        heard.append(url)
+        return 200
+
+    service = LocalService(callback_sender=sender, allow_private_callbacks=True, solve_time=1)
+    stop, said = anyio.Event(), []
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> Any:
+        message = next(messages)
+        if message == "lifespan.shutdown":
+            await stop.wait()
+        return {"type": message}
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(service, {"type": "lifespan"}, receive, send)
+        await anyio.sleep(1)
+        async with calling(service) as call:
+            await call.create(callbackUrl="http://127.0.0.1/cb")
+        await anyio.sleep(2)
+        stop.set()
+
+    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert len(heard) == 1
+
+
+async def test_a_body_in_pieces_is_read_whole() -> None:
+    """A request may come in any number of pieces; one that ends early is no request."""
+    service = LocalService()
+
+    async def post(*messages: dict[str, Any]) -> list[Any]:
+        waiting, sent = list(messages), []
+
+        async def receive() -> Any:
+            return waiting.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await service({"type": "http", "method": "POST", "path": "/getBalance", "headers": []}, receive, send)
+        return sent
+
+    pieces = [{"type": "http.request", "body": part, "more_body": True} for part in (b'{"client', b'Key":"k"')]
+    whole = await post(*pieces, {"type": "http.request", "body": b"}"})
+    broken = await post(*pieces, {"type": "http.disconnect"})
+    gone = await post({"type": "http.disconnect"})
+
+    assert b'"balance"' in whole[1]["body"]
+    assert (broken, gone) == ([], [])
+    assert service.books.total_requests == 1

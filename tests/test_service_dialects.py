@@ -148,3 +148,31 @@ async def test_proxies_may_be_written_otherwise(name: str) -> None:
     async with calling(LocalService(dialect=name)) as call:
         assert await call.create({**V2, "type": "RecaptchaV2Task"})
         assert await call.create({**V2, "type": "RecaptchaV2Task", "proxy": "1.2.3.4:80:user:pass"})
+
+
+async def test_results_may_say_more() -> None:
+    """Where and when a task was solved is in the results of some services."""
+    ready = (await solve("anticaptcha"))[2]
+
+    assert ready["endTime"] - ready["createTime"] == pytest.approx(4, abs=1)
+    assert (ready["ip"], ready["solveCount"]) == ("127.0.0.1", "0")
+    assert "taskId" in (await solve("capsolver"))[2]
+
+
+@pytest.mark.parametrize("endpoint", ["reportIncorrectRecaptcha", "reportIncorrectImageCaptcha", "reportCorrect"])
+async def test_feedback_may_have_endpoints_of_its_own(endpoint: str) -> None:
+    """Some services have an address for each kind of feedback, which the others do not have."""
+    async with calling(LocalService(dialect="anticaptcha")) as call, calling(LocalService()) as plain:
+        heard = await call(endpoint, taskId=await call.create())
+        unknown = await call(endpoint, taskId=1)
+        nowhere = await plain(endpoint, taskId=await plain.create())
+
+    assert heard.json == {"errorId": 0, "status": "success"}
+    assert unknown.json["errorCode"] == "ERROR_NO_SUCH_CAPCHA_ID"
+    assert nowhere.status == 404
+
+
+async def test_a_null_is_as_good_as_nothing() -> None:
+    """Clients of the family send the optional fields that they do not use as null."""
+    async with calling(LocalService()) as call:
+        assert await call.create(callbackUrl=None, provider=None, selectionMode=None)

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
+import anyio.abc
 import httpx
 import pytest
 
@@ -35,7 +36,9 @@ from ucaptcha_async.testing import (
     running_service,
     start_service,
 )
+from ucaptcha_async.testing.callbacks import check_public, send_get
 from ucaptcha_async.testing.command import main
+from ucaptcha_async.testing.refusals import RefusalError
 from ucaptcha_async.testing.server import NotLoopbackError, is_loopback
 
 from .service_helpers import IMAGE, KEY, V2
@@ -131,6 +134,50 @@ def listening() -> Iterator[tuple[str, list[str]]]:
         yield f"http://127.0.0.1:{server.server_port}", paths
         server.shutdown()
         thread.join()
+
+
+async def test_the_sender_of_callbacks() -> None:
+    """A callback is a plain GET that returns the HTTP status, to names as well, and fails where nobody speaks HTTP."""
+    async with Server(LocalService()) as server:
+        port = urlsplit(server.url).port
+        assert await send_get(f"{server.url}/books?full=1") == 200
+        assert await send_get(f"http://localhost:{port}/favicon.ico") == 404
+    with pytest.raises(OSError, match=r"."):
+        await send_get(f"http://127.0.0.1:{port}/books")
+
+
+@pytest.mark.parametrize("words", [b"hello\r\n", b"HTTP/1.1\r\n", b"HTTP/1.1 fine\r\n"])
+async def test_the_sender_of_callbacks_hears_nonsense(words: bytes) -> None:
+    """What does not answer in HTTP has not taken the callback."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+
+    async def speak(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(words)
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, speak)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        with pytest.raises(ValueError, match=r"."):
+            await send_get(f"http://127.0.0.1:{port}/")
+        group.cancel_scope.cancel()
+
+
+async def test_callback_names_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is as good as the addresses that it stands for: all must be public."""
+    known = {"public.test": ["93.184.216.34"], "mixed.test": ["93.184.216.34", "10.0.0.1"]}
+
+    async def lookup(host: str, *_: object, **__: object) -> list[Any]:
+        if host not in known:
+            raise OSError("no such name")
+        return [(2, 1, 6, "", (address, 0)) for address in known[host]]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", lookup)
+    await check_public("https://public.test/cb")
+    for host in ("mixed.test", "nobody.test"):
+        with pytest.raises(RefusalError):
+            await check_public(f"https://{host}/cb")
 
 
 def test_terminate_is_clean_and_kill_is_not() -> None:
@@ -241,6 +288,44 @@ def test_a_service_that_cannot_start_says_so(capsys: pytest.CaptureFixture[str])
     assert "0.0.0.0 can be reached by others" in errors
     with pytest.raises(RuntimeError, match="did not start"):
         start_service(host="0.0.0.0")
+
+
+@pytest.mark.parametrize("reason", ["signal", "eof"])
+def test_the_command_runs_until_it_is_told_to_stop(
+    reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command prints its address, serves, and ends with exit code 0 at a signal or at the end of its input."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr("ucaptcha_async.testing.command.INPUT", reading)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def stop_it() -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+            while not answers(http):
+                time.sleep(0.02)
+        os.write(writing, b"x")
+        if reason == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.close(writing)
+
+    stopper = threading.Thread(target=stop_it)
+    handler = signal.getsignal(signal.SIGTERM)
+    stopper.start()
+    code = main(["--port", str(port), "--stop-on-eof", "--solve-time", "ImageToTextTask=1", "--lightning", f"{KEY}=2"])
+    stopper.join()
+    os.close(reading)
+
+    assert (code, capsys.readouterr().out) == (0, f"listening on http://127.0.0.1:{port}\n")
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def answers(http: httpx.Client) -> bool:
+    try:
+        return http.get("/books").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_only_loopback_unless_asked_for() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import signal
 import sys
@@ -17,6 +16,9 @@ from .options import SolveTimes
 from .server import NotLoopbackError, make_server, open_socket, url_of
 from .service import LocalService
 from .timing import SolveTime, parse_solve_time
+
+INPUT = 0
+"""The descriptor of the standard input."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,25 +65,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         service = _service(options)
         listener = open_socket(options.host, options.port, any_host=options.any_host)
-    except (NotLoopbackError, OSError, ValueError) as error:
+        url = url_of(listener)
+        server = make_server(
+            service, idle_timeout=options.idle_timeout, on_ready=lambda: print(f"listening on {url}", flush=True)
+        )
+    except (ImportError, NotLoopbackError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    url = url_of(listener)
-    server = make_server(
-        service, idle_timeout=options.idle_timeout, on_ready=lambda: print(f"listening on {url}", flush=True)
-    )
 
     def stop() -> None:
         server.should_exit = True
 
     _watch(options, stop)
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # the books only grow: looking through them again and again frees nothing
     # Also for after the end: uvicorn raises the signals that it has caught once more when it is done.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop())
-    server.run(sockets=[listener])
-    listener.close()
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listener.close()
     return 0
 
 
@@ -125,7 +128,7 @@ def _watch(options: argparse.Namespace, stop: Callable[[], None]) -> None:
 
 
 def _at_eof(stop: Callable[[], None]) -> None:
-    while os.read(0, 65536):
+    while os.read(INPUT, 65536):
         pass
     stop()
 

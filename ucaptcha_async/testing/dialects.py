@@ -34,7 +34,9 @@ class Dialect:
         immediate_cost: Whether immediate answers of `createTask` carry cost and solve time, as polls do.
         token_key: The one name for tokens (`token` or `gRecaptchaResponse`), `both`, or None for each type's own name.
         null_solution: Pending answers have `solution: null`.
-        result_extras: Polls repeat `taskId`, and the type and provider of the task.
+        extras: Further fields of results: `taskId`, `taskType`, `provider`, and of ready ones `ip`, `createTime`,
+            `endTime`, `solveCount`.
+        reports: Whether there are `reportCorrect…` and `reportIncorrect…` endpoints.
         proxy_optional: Types with a proxy may come without one, and the proxy's text may have any form.
         codes: Other names of error codes.
     """
@@ -53,7 +55,8 @@ class Dialect:
     immediate_cost: bool = True
     token_key: str | None = None
     null_solution: bool = False
-    result_extras: bool = False
+    extras: tuple[str, ...] = ()
+    reports: bool = False
     proxy_optional: bool = False
     codes: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}), hash=False)
 
@@ -91,9 +94,8 @@ class Dialect:
 
     def _head(self, task: TaskRecord) -> JSON:
         head: JSON = {"errorId": 0} if self.error_id_in_results else {}
-        if self.result_extras:
-            head |= {"taskId": self._wire_id(task), "taskType": task.type, "provider": task.provider or "local"}
-        return head
+        known = {"taskId": self._wire_id(task), "taskType": task.type, "provider": task.provider or "local"}
+        return head | {name: value for name, value in known.items() if name in self.extras}
 
     def _pending(self, status: str) -> JSON:
         body: JSON = {"status": status if self.idle else "processing"}
@@ -111,7 +113,9 @@ class Dialect:
             body["cost"] = str(task.cost) if self.cost == "text" else float(task.cost)
         if priced and self.solve_time:
             body["solveTime"] = round(1000 * (task.ready_at - task.created_at))
-        return body
+        times = {"createTime": int(task.created_at), "endTime": int(task.ready_at)}
+        known = {"ip": "127.0.0.1", **times, "solveCount": "0"}
+        return body | {name: value for name, value in known.items() if name in self.extras}
 
     def _solution(self, solution: JSON) -> JSON:
         own = next((key for key in _TOKEN_KEYS if key in solution), None)
@@ -125,6 +129,7 @@ class Dialect:
         return int(task.id) if self.integer_ids else task.id
 
 
+_LABELS = ("ip", "createTime", "endTime", "solveCount")
 _NO_SUCH_ID = MappingProxyType({"ERROR_WRONG_CAPTCHA_ID": "ERROR_NO_SUCH_CAPCHA_ID"})
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -142,11 +147,14 @@ DIALECTS: Mapping[str, Dialect] = {
             unsolvable_is_error=True,
             cost="text",
             solve_time=False,
+            extras=_LABELS,
+            reports=True,
             proxy_optional=True,
             codes=_NO_SUCH_ID,
         ),
         Dialect(
             name="capsolver",
+            extras=("taskId",),
             create_status="idle",
             unsolvable_is_error=True,
             cost=None,
@@ -178,6 +186,8 @@ DIALECTS: Mapping[str, Dialect] = {
             cost="text",
             solve_time=False,
             token_key="both",  # noqa: S106  # a field's name
+            extras=_LABELS,
+            reports=True,
             proxy_optional=True,
             codes=MappingProxyType({**_NO_SUCH_ID, "TASK_NOT_SUPPORTED": "ERROR_TASK_NOT_SUPPORTED"}),
         ),
@@ -188,7 +198,7 @@ DIALECTS: Mapping[str, Dialect] = {
             idle=False,
             token_key="token",  # noqa: S106  # a field's name
             null_solution=True,
-            result_extras=True,
+            extras=("taskId", "taskType", "provider"),
         ),
         Dialect(name="bare", error_id_in_results=False, create_status=None, cost="text", solve_time=False),
     )

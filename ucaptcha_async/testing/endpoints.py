@@ -20,6 +20,12 @@ from .wire import Answer, Scope
 
 JSON = Mapping[str, object]
 
+REPORTS = (
+    *("reportIncorrectImageCaptcha", "reportIncorrectRecaptcha", "reportCorrectRecaptcha", "reportIncorrectHcaptcha"),
+    *("reportCorrect", "reportIncorrect"),
+)
+"""How other services of the family take feedback."""
+
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
@@ -101,6 +107,7 @@ class JsonApi:
             "getTaskResult": self._get_task_result,
             "getBalance": self._get_balance,
             "feedbackTask": self._feedback_task,
+            **(dict.fromkeys(REPORTS, self._report) if self._dialect.reports else {}),
         }
         return {name: Endpoint(run=run, parse=parse_json, refuse=self.refuse) for name, run in handlers.items()}
 
@@ -121,6 +128,10 @@ class JsonApi:
     async def _get_balance(self, body: JSON, now: float) -> Answer:
         desk = self._office.desk
         return Answer(200, {"errorId": 0, "balance": float(desk.balance(desk.key_of(body)))})
+
+    async def _report(self, body: JSON, now: float) -> Answer:
+        self._office.desk.find(self._office.desk.key_of(body), body, now)
+        return Answer(200, {"errorId": 0, "status": "success"})
 
     async def _feedback_task(self, body: JSON, now: float) -> Answer:
         desk = self._office.desk

@@ -80,8 +80,11 @@ def make_server(
     Raises:
         ImportError: If uvicorn and httptools are not installed (extra `testing`).
     """
-    import uvicorn
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    try:
+        import uvicorn
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError as error:
+        raise ImportError(f"the local service needs {error.name}: pip install 'ucaptcha_async[testing]'") from error
 
     class Protocol(HttpToolsProtocol):
         """Lets the service cut its connection."""

@@ -37,7 +37,7 @@ def check_request(body: Mapping[str, object]) -> None:
             "ERROR_BAD_PARAMETERS", f"selectionMode must be one of {', '.join(sorted(SELECTION_MODES))}."
         )
     for name in ("provider", "callbackUrl"):
-        if name in body and not (isinstance(body[name], str) and body[name]):
+        if body.get(name) is not None and not _is_text(body[name]):
             raise RefusalError("ERROR_BAD_PARAMETERS", f"{name} must be a string.")
 
 
