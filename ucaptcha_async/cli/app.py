@@ -1,0 +1,68 @@
+"""The commands of `ucaptcha`, and how they end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from ucaptcha_async.errors import UCaptchaError
+
+from .demo import demo
+from .exits import CommandError, Exit, exit_code, table
+from .output import close_quietly, fail
+
+TRACEBACK = "UCAPTCHA_TRACEBACK"
+"""The environment variable that lets a defect show its traceback."""
+
+
+def build() -> App:
+    """Build the command."""
+    app = App(
+        name="ucaptcha",
+        help="Solve CAPTCHAs with the uCaptcha service, one or a million.\n\n"
+        "Begin with `ucaptcha demo`, which needs no key. All other commands take the API key from the environment "
+        "variable UCAPTCHA_API_KEY, or from a file with --api-key-file.",
+        help_epilogue=f"Exit codes:\n{table()}",
+        help_format="plaintext",
+        version=lambda: importlib.metadata.version("ucaptcha_async"),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    app.command(demo)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command to its end, and return its exit code."""
+    try:
+        result = build()(list(arguments), exit_on_error=False, print_error=False)
+        return int(result or 0)
+    except CycloptsError as error:
+        fail(f"{error} (see ucaptcha --help)")
+        return Exit.USAGE
+    except CommandError as error:
+        fail(str(error))
+        return error.code
+    except UCaptchaError as error:
+        fail(str(error))
+        return exit_code(error)
+    except BrokenPipeError:
+        close_quietly()
+        return Exit.BROKEN_PIPE
+    except KeyboardInterrupt:
+        fail("interrupted")
+        return Exit.INTERRUPTED
+    except Exception as error:
+        return _defect(error)
+
+
+def _defect(error: Exception) -> int:
+    if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        return _defect(error.exceptions[0])
+    if os.environ.get(TRACEBACK):
+        raise error
+    fail(f"this is a defect: {type(error).__name__} (with {TRACEBACK}=1 in the environment it shows where)")
+    return Exit.DEFECT

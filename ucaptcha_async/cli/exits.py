@@ -1,0 +1,99 @@
+"""What the command's exit codes mean, and which error ends with which."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from ucaptcha_async.errors import (
+    AccountError,
+    BudgetExceededError,
+    ConfigurationError,
+    InvalidTaskError,
+    JournalError,
+    SolutionError,
+    SolveTimeoutError,
+    SubmitUncertainError,
+    TaskNotFoundError,
+    UCaptchaError,
+    UnsolvableError,
+)
+
+
+class Exit(IntEnum):
+    """The exit codes of `ucaptcha`."""
+
+    DONE = 0
+    """Everything that was asked for is done."""
+    DEFECT = 1
+    """A defect of this program, or a promise that the books show broken (`demo`)."""
+    USAGE = 2
+    """A wrong option, field, file name or setting. Nothing was sent."""
+    ACCOUNT = 3
+    """The service refuses the key, the balance or this address."""
+    UNSOLVED = 4
+    """Not solved: given up by the service and refunded, out of time, or unknown to it; in a batch, some were."""
+    SERVICE = 5
+    """The service could not be reached, or answered with a fault."""
+    UNCERTAIN = 6
+    """A task was sent and no answer came: it may have been charged."""
+    BUDGET = 7
+    """`--max-spend` is used up."""
+    FILE = 8
+    """A file could not be read or written: the results, the journal, an image."""
+    REJECTS = 9
+    """All good lines of a batch are solved, but some lines were bad: see the rejects file."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C. A batch goes on where it was when it is started again."""
+    TERMINATED = 143
+    """Stopped by SIGTERM or SIGHUP. A batch goes on where it was when it is started again."""
+    BROKEN_PIPE = 141
+    """Whoever read the output went away."""
+
+
+_BY_ERROR: tuple[tuple[type[UCaptchaError], Exit], ...] = (
+    (ConfigurationError, Exit.USAGE),
+    (InvalidTaskError, Exit.USAGE),
+    (AccountError, Exit.ACCOUNT),
+    (UnsolvableError, Exit.UNSOLVED),
+    (SolveTimeoutError, Exit.UNSOLVED),
+    (TaskNotFoundError, Exit.UNSOLVED),
+    (SolutionError, Exit.UNSOLVED),
+    (SubmitUncertainError, Exit.UNCERTAIN),
+    (BudgetExceededError, Exit.BUDGET),
+    (JournalError, Exit.FILE),
+)
+
+
+class CommandError(Exception):
+    """An error of the command itself, with its exit code and a message of one line."""
+
+    def __init__(self, message: str, code: Exit = Exit.USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def exit_code(error: UCaptchaError) -> Exit:
+    """The exit code that an error of the library ends with."""
+    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), Exit.SERVICE)
+
+
+def table() -> str:
+    """The exit codes, one a line, as `ucaptcha --help` shows them."""
+    return "\n".join(f"{code.value:>3}  {_DOC[code]}" for code in Exit)
+
+
+_DOC = {
+    Exit.DONE: "everything that was asked for is done",
+    Exit.DEFECT: "a defect of this program, or (demo) a promise that the books show broken",
+    Exit.USAGE: "a wrong option, field or setting; nothing was sent",
+    Exit.ACCOUNT: "the service refuses the key, the balance or this address",
+    Exit.UNSOLVED: "not solved: given up and refunded, out of time, or unknown to the service",
+    Exit.SERVICE: "the service could not be reached, or answered with a fault",
+    Exit.UNCERTAIN: "a task was sent and no answer came: it may have been charged",
+    Exit.BUDGET: "the money set by --max-spend is used up",
+    Exit.FILE: "a file could not be read or written",
+    Exit.REJECTS: "all good lines of a batch are solved, but some lines were bad",
+    Exit.INTERRUPTED: "stopped by Ctrl-C",
+    Exit.TERMINATED: "stopped by SIGTERM or SIGHUP",
+    Exit.BROKEN_PIPE: "whoever read the output went away",
+}
