@@ -88,7 +88,7 @@ class Polling:
     first: float | None = attrs.field(default=None, converter=_first)
     schedule: tuple[float, ...] | None = attrs.field(default=None, converter=_ages)
     jitter: float = attrs.field(default=0.1, converter=_jitter)
-    poll_price: float = attrs.field(default=0.5, converter=_poll_price)
+    poll_price: float = attrs.field(default=0.6, converter=_poll_price)
     max_spacing: float = attrs.field(default=60.0, converter=_max_spacing)
     callback_net: float = attrs.field(default=30.0, converter=_callback_net)
     memory: int = attrs.field(default=200, converter=_memory)
@@ -106,7 +106,7 @@ class Polling:
             )
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, init=False)
 class PollClock:
     """When one task is polled next: told what happens, it answers with `next_poll`.
 
