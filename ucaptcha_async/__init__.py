@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .budget import Budget
-from .callbacks import CallbackReceiver
+from .callbacks import CallbackReceiver, CallbackStatistics
 from .client import AsyncClient
 from .errors import (
     AccountError,
@@ -77,6 +77,7 @@ __all__ = [
     "Budget",
     "BudgetExceededError",
     "CallbackReceiver",
+    "CallbackStatistics",
     "ClickCoordinates",
     "ClientStateError",
     "ClientStatistics",

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import anyio
 import attrs
 
+from .connections import direct, through_proxy
 from .errors import ConfigurationError
 from .lanes import (
     FRESH,
@@ -25,9 +26,7 @@ from .lanes import (
     LaneStatistics,
     LaneTransport,
     Library,
-    direct,
     read_bounded,
-    through_proxy,
 )
 from .secrecy import SecretBytes, without_frames
 
@@ -176,8 +175,9 @@ class Channel:
         request = self.build(url, body, extensions)
         sent_at = anyio.current_time()
         try:
-            response = await self.client.send(request, stream=True, follow_redirects=False)
-            content = await _read(response)
+            response = await self.client.send(request, stream=not self.ours, follow_redirects=False)
+            # Our own transports have read the answer, and bounded it.
+            content = response.content if self.ours else await _read(response)
         except AnswerTooLargeError:
             raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes", sent=True) from None
         except Exception as error:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import ssl
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 import anyio
 import attrs
 
 Library = Literal["httpx", "httpx2"]
+
+Connect = Callable[[Any], Awaitable[Any]]
+"""Opens one connection to an origin."""
 
 SUBMIT_IDLE = 0.5
 """Seconds after which a kept connection is too old to carry a submit: the service may be closing it this moment."""
@@ -31,7 +32,6 @@ MAX_ANSWER = 1024 * 1024
 
 FRESH = "ucaptcha_fresh"
 """The request extension that asks for a connection fit for a submit."""
-
 
 SENT_AT = "ucaptcha_sent_at"
 """The response extension that says when the request was written, in seconds of the event loop's clock."""
@@ -64,21 +64,6 @@ class LaneStatistics:
 class _Lane:
     connection: Any
     used_at: float
-    new: bool = True
-
-
-@attrs.define(eq=False)
-class _Written:
-    """Notes when a request was written on a new connection, and passes on what it hears."""
-
-    at: float
-    other: Callable[[str, Any], Awaitable[None]] | None
-
-    async def trace(self, name: str, info: Any) -> None:
-        if name.endswith(".send_request_headers.started"):
-            self.at = anyio.current_time()
-        if self.other is not None:
-            await self.other(name, info)
 
 
 @attrs.define(eq=False)
@@ -88,12 +73,12 @@ class LaneTransport:
     Attributes:
         library: Which of the two twins it serves: `"httpx"` or `"httpx2"`.
         max_connections: The most connections at once.
-        connect: Makes one connection to an origin; tests put a simulated network here.
+        connect: Opens one connection to an origin; tests put a simulated network here.
     """
 
     library: Library
     max_connections: int
-    connect: Callable[[Any], Any]
+    connect: Connect
     _gate: anyio.Semaphore = attrs.field(init=False)
     _idle: deque[_Lane] = attrs.field(init=False, factory=deque)
     _busy: int = attrs.field(init=False, default=0)
@@ -124,10 +109,7 @@ class LaneTransport:
         try:
             url = self._url(request.url)
             lane = await self._take(url, SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE)
-            written = _Written(anyio.current_time(), request.extensions.get("trace"))
-            if lane.new:
-                # Connecting takes time before anything is written; a kept connection writes at once.
-                request.extensions["trace"] = written.trace
+            sent_at = anyio.current_time()
             try:
                 answer = await lane.connection.handle_async_request(self._to_core(url, request))
                 content = await read_bounded(answer.stream, answer.stream.aclose)
@@ -139,11 +121,13 @@ class LaneTransport:
         finally:
             self._busy -= 1
             self._gate.release()
+        # A connection that connects by itself does so before it writes, so that the end is the only certain time.
+        written = lane.used_at if getattr(lane.connection, "connects_itself", False) else sent_at
         return self._http.Response(
             answer.status,
             headers=answer.headers,
-            stream=self._http.ByteStream(content),
-            extensions={**answer.extensions, SENT_AT: written.at},
+            content=content,
+            extensions={**answer.extensions, SENT_AT: written},
         )
 
     def _url(self, url: Any) -> Any:
@@ -169,10 +153,10 @@ class LaneTransport:
                 return lane
             await _close(lane)
         self._opened += 1
-        return _Lane(self.connect(url.origin), now)
+        return _Lane(await self.connect(url.origin), now)
 
     async def _keep(self, lane: _Lane) -> None:
-        lane.used_at, lane.new = anyio.current_time(), False
+        lane.used_at = anyio.current_time()
         self._idle.append(lane)
         # The oldest is at the left. It is closed here, when times are quieter: there is no background task to do it.
         if lane.used_at - self._idle[0].used_at > POLL_IDLE:
@@ -219,43 +203,3 @@ async def _close(lane: _Lane) -> None:
 def core_module(library: Library) -> Any:
     """The package below httpx that owns connections and says what was sent."""
     return importlib.import_module({"httpx": "httpcore", "httpx2": "httpcore2"}[library])
-
-
-def direct(library: Library, context: ssl.SSLContext, network_backend: Any = None) -> Callable[[Any], Any]:
-    """A maker of direct connections."""
-    core = core_module(library)
-
-    def connect(origin: Any) -> Any:
-        return core.AsyncHTTPConnection(origin, ssl_context=context, network_backend=network_backend)
-
-    return connect
-
-
-def through_proxy(library: Library, context: ssl.SSLContext, proxy: str) -> Callable[[Any], Any]:
-    """A maker of connections through an HTTP or SOCKS5 proxy, each a pool of one."""
-    core = core_module(library)
-    parts = urlsplit(proxy)
-    auth = None
-    if parts.username is not None:
-        auth = (unquote(parts.username).encode(), unquote(parts.password or "").encode())
-    maker = core.AsyncSOCKSProxy if parts.scheme.startswith("socks5") else core.AsyncHTTPProxy
-    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-    def connect(origin: Any) -> Any:
-        return _PoolOfOne(maker(address, proxy_auth=auth, ssl_context=context, max_connections=1))
-
-    return connect
-
-
-@attrs.define(eq=False)
-class _PoolOfOne:
-    pool: Any
-
-    async def handle_async_request(self, request: Any) -> Any:
-        return await self.pool.handle_async_request(request)
-
-    def has_expired(self) -> bool:
-        return any(connection.has_expired() for connection in self.pool.connections)
-
-    async def aclose(self) -> None:
-        await self.pool.aclose()

@@ -26,8 +26,10 @@ from .events import Cancelled, Failed, Polled, Retried, Solved, Submitted, Throt
 from .journal import Claim, ClaimKind, Entry
 from .polling import PollClock
 from .results import Solution, Status
+from .secrecy import SecretStr
 from .submitting import Submit
 from .tasks import Task
+from .wire import SecretMapping
 
 S = TypeVar("S", bound=Solution)
 T = TypeVar("T")
@@ -355,19 +357,20 @@ async def _submit_once(engine: Engine, task: Task[S], options: Options, job: Job
 
 
 def _order(engine: Engine, task: Task[Any], options: Options, walk: Walk, mode: str | None) -> Submit:
+    url = None if engine.callbacks is None else engine.callbacks.url
     fields = {
-        "callbackUrl": None if engine.callbacks is None else engine.callbacks.url,
+        "callbackUrl": url,
         "selectionMode": mode,
         "provider": options.provider,
     }
     password = getattr(getattr(task, "proxy", None), "password", None)
-    return Submit(engine, walk, task.to_wire(), (password,) if password else (), fields)
+    secrets = tuple(SecretStr(secret) for secret in (password, url, url and url.rpartition("/")[2]) if secret)
+    return Submit(engine, walk, SecretMapping(task.to_wire()), secrets, fields)
 
 
 async def _accepted(engine: Engine, job: Job[Any], answer: Answer, attempt: int) -> None:
     job._at = answer.received_at
     engine.tally.submitted += 1
-    job._expect()
     if answer.task_id is not None:
         await job._ticket.accepted(answer.task_id)
     engine.emit(Submitted, job._walk, attempt=attempt)
