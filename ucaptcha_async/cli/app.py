@@ -6,16 +6,24 @@ import importlib.metadata
 import os
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 
 from ucaptcha_async.errors import UCaptchaError
 
 from .demo import demo
 from .exits import CommandError, Exit, exit_code, table
 from .output import close_quietly, fail
+from .serve import serve
+from .single import balance, result, solve
 
 TRACEBACK = "UCAPTCHA_TRACEBACK"
 """The environment variable that lets a defect show its traceback."""
+
+_TRY = Group("Try it, without key and money", sort_key=1)
+_WORK = Group("Solve", sort_key=2)
+_ACCOUNT = Group("Look after it", sort_key=3)
+_COMMANDS = ((demo, _TRY), (solve, _WORK), (result, _WORK), (balance, _ACCOUNT))
+_SEE = "The exit codes are explained by: ucaptcha --help"
 
 
 def build() -> App:
@@ -23,7 +31,7 @@ def build() -> App:
     app = App(
         name="ucaptcha",
         help="Solve CAPTCHAs with the uCaptcha service, one or a million.\n\n"
-        "Begin with `ucaptcha demo`, which needs no key. All other commands take the API key from the environment "
+        "Begin with: ucaptcha demo, which needs no key. All other commands take the API key from the environment "
         "variable UCAPTCHA_API_KEY, or from a file with --api-key-file.",
         help_epilogue=f"Exit codes:\n{table()}",
         help_format="plaintext",
@@ -31,7 +39,10 @@ def build() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    app.command(demo)
+    for command, group in _COMMANDS:
+        app.command(command, group=group, help_epilogue=_SEE)
+    # Its options are read by the service itself, --help included.
+    app.command(App(name="serve", default_command=serve, group=_TRY, help_flags=[], version_flags=[]))
     return app
 
 
@@ -49,6 +60,8 @@ def run(arguments: Sequence[str]) -> int:
     except UCaptchaError as error:
         fail(str(error))
         return exit_code(error)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else Exit.USAGE
     except BrokenPipeError:
         close_quietly()
         return Exit.BROKEN_PIPE

@@ -19,6 +19,7 @@ from ucaptcha_async.results import Outcome, Solution
 from ucaptcha_async.tasks import HCaptcha, ImageToText, RecaptchaV2, RecaptchaV3, Task, Turnstile
 from ucaptcha_async.testing.process import RunningService, running_service
 
+from .connection import JsonFlag, QuietFlag
 from .exits import Exit
 from .output import duration, fail, money, note, result_console, say, say_json
 from .progress import Meter, choose_mode, showing
@@ -40,8 +41,8 @@ def demo(
     count: Annotated[int, Parameter(help="How many CAPTCHAs to solve.")] = 60,
     failing: Annotated[int, Parameter(help="How many of them the service gives up, and refunds.")] = 4,
     seed: Annotated[int, Parameter(help="Seed of the service's random numbers.")] = 1,
-    json: Annotated[bool, Parameter(help="Print the result as one JSON object.", negative=())] = False,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], help="Show no progress.", negative=())] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> int:
     """Solve a mixed batch against a local uCaptcha, at once, and show its books. Needs no key, no money, no network.
 

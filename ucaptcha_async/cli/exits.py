@@ -42,6 +42,8 @@ class Exit(IntEnum):
     """A file could not be read or written: the results, the journal, an image."""
     REJECTS = 9
     """All good lines of a batch are solved, but some lines were bad: see the rejects file."""
+    PENDING = 10
+    """The task has not ended yet (`result`)."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C. A batch goes on where it was when it is started again."""
     TERMINATED = 143
@@ -93,6 +95,7 @@ _DOC = {
     Exit.BUDGET: "the money set by --max-spend is used up",
     Exit.FILE: "a file could not be read or written",
     Exit.REJECTS: "all good lines of a batch are solved, but some lines were bad",
+    Exit.PENDING: "the task has not ended yet",
     Exit.INTERRUPTED: "stopped by Ctrl-C",
     Exit.TERMINATED: "stopped by SIGTERM or SIGHUP",
     Exit.BROKEN_PIPE: "whoever read the output went away",
