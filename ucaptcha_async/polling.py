@@ -11,10 +11,12 @@ import attrs
 
 from .checks import Seconds, seconds, suggests, whole, wrong
 from .errors import ConfigurationError
-from .schedule import History, Plan, SolveTimes
+from .plans import ENOUGH, Plan
+from .schedule import History, SolveTimes
 
 __all__ = ["PollClock", "Polling", "SolveTimes"]
 
+DEAREST = 3600.0  # s; the price of a poll must stay within the reach of sums
 LONGEST_WAIT = 3600.0  # s; a `Retry-After` beyond it is taken for an error
 
 
@@ -56,11 +58,14 @@ def _jitter(value: float) -> float:
 
 
 def _poll_price(value: Seconds) -> float:
-    return seconds("poll_price", value)
+    number = seconds("poll_price", value)
+    if number > DEAREST:
+        raise wrong("poll_price", value, f"a number of seconds of at most {DEAREST:g}", ConfigurationError)
+    return number
 
 
 def _memory(value: int) -> int:
-    return whole("memory", value)
+    return whole("memory", value, minimum=ENOUGH)
 
 
 @suggests
@@ -91,7 +96,7 @@ class Polling:
     poll_price: float = attrs.field(default=0.6, converter=_poll_price)
     max_spacing: float = attrs.field(default=60.0, converter=_max_spacing)
     callback_net: float = attrs.field(default=30.0, converter=_callback_net)
-    memory: int = attrs.field(default=200, converter=_memory)
+    memory: int = attrs.field(default=100, converter=_memory)
 
     def __attrs_post_init__(self) -> None:
         if self.schedule is None:
@@ -138,7 +143,7 @@ class PollClock:
     _streak: int
     _last: float
     _pending: float
-    _number: int = attrs.field(repr=False)
+    _watched: bool = attrs.field(repr=False)
 
     def __init__(
         self, polling: Polling, times: SolveTimes, task_type: str, accepted_at: float, rng: Random, *, net: bool = False
@@ -151,7 +156,7 @@ class PollClock:
         self.polls = self.faults = self._streak = 0
         self._last = -math.inf
         self._pending = 0.0
-        self._number = self._history.enter(self)
+        self._watched = self._history.watch(self)
         self.next_poll = accepted_at + max(0.0, self._first() + self._shift())
 
     def polled(self, now: float) -> None:
@@ -164,6 +169,8 @@ class PollClock:
         """The poll was answered: not ready yet."""
         self._streak = 0
         self._pending = self._seen(received_at)
+        if self._watched:
+            self._history.pending(self, self._pending)
         soonest = self._last + self.polling.interval
         planned = self.accepted_at + self._after(self._last - self.accepted_at)
         # Polls at the earliest moment keep the offset that the first one got.
@@ -181,17 +188,20 @@ class PollClock:
 
     def ready(self, received_at: float, solve_time: float | None = None) -> None:
         """The poll was answered: ready, after `solve_time` seconds if the service says so."""
-        if not self._number:
+        if not self._watched:
             return
-        number, self._number = self._number, 0
-        found = self._seen(received_at)
+        self._watched = False
         slack = self.polling.interval / 5
         # What contradicts the polls is another clock or another unit, and no time to poll at.
         if solve_time is not None and self._pending - slack <= solve_time <= received_at - self.accepted_at + slack:
-            self._history.add(number, solve_time, solve_time)
+            self._history.ready(self, solve_time, solve_time)
         else:
-            self._history.add(number, self._pending, found)
-        self._history.watched.discard(self)
+            self._history.ready(self, self._pending, self._seen(received_at))
+
+    def ended(self) -> None:
+        """The solve ended without a solution: nothing is learned from it."""
+        self._watched = False
+        self._history.leave(self)
 
     def hinted(self, now: float) -> None:
         """Somebody says that the task is ready: poll as soon as the interval allows, and go on without a net."""
