@@ -72,6 +72,8 @@ class Pace:
     horizon: float = attrs.field(init=False)
     interval: float = attrs.field(init=False)
     burst: int = attrs.field(init=False)
+    #: How late a departure may be at little loss, in seconds: what the burst makes good.
+    patience: float = attrs.field(init=False)
     _span: float = attrs.field(init=False)
     _credit: float = attrs.field(init=False)
     _next: float = attrs.field(default=-math.inf, init=False)
@@ -84,6 +86,7 @@ class Pace:
         self.interval = self._span / (self.limit - self.limit // 100)
         self.burst = max(2, self.limit // 100)
         self._credit = (self.burst - 1) * self.interval
+        self.patience = min(self._credit / 10, self.window / 1000)
 
     def ready_at(self, now: float) -> float:
         """When the next departure may happen: `now`, or a later time."""

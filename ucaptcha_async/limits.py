@@ -84,8 +84,8 @@ class RateLimiter:
     """At most `limit` requests in every window of `window` seconds, wherever the window starts.
 
     One limiter may be shared by several clients of one event loop, and may be made before the loop runs. Waiters go in
-    the order of their arrival (those let go at the same instant may resume in any order on trio); a cancelled one gives
-    its place to the next. No background task: the first of the line sleeps, the others wait for it.
+    the order of their arrival, under load in small batches (which trio resumes in any order); a cancelled one gives its
+    place to the next. No background task: the first of the line sleeps, the others wait for it.
 
     Args:
         limit: Requests per window. The service documents 10,000.
@@ -116,7 +116,7 @@ class RateLimiter:
 
         This is a checkpoint only if it has to wait: the request that follows is one in any case.
         """
-        if self._line or not self._depart():
+        if self._line or self._depart(now := anyio.current_time()) > now:
             await self._wait()
 
     def observe(self, status: int, headers: Mapping[str, str], *, sent_at: float, received_at: float) -> None:
@@ -165,17 +165,14 @@ class RateLimiter:
         self._paused_until = until
         self._pace.pause(until)
 
-    def _ready_at(self, now: float) -> float:
-        return max(self._pace.ready_at(now), self._quota.ready_at(now))
-
-    def _depart(self) -> bool:
-        now = anyio.current_time()
-        if self._ready_at(now) > now:
-            return False
-        self._pace.depart(now)
-        self._quota.depart(now)
-        self._in_transit += 1
-        return True
+    def _depart(self, now: float) -> float:
+        """When the next departure may happen; if that is `now`, it has happened."""
+        due = max(self._pace.ready_at(now), self._quota.ready_at(now))
+        if due <= now:
+            self._pace.depart(now)
+            self._quota.depart(now)
+            self._in_transit += 1
+        return due
 
     async def _wait(self) -> None:
         me = _Waiter()
@@ -189,33 +186,36 @@ class RateLimiter:
                 self._first().called.set()
 
     async def _turn(self, me: _Waiter) -> None:
-        """Sleep at the head of the line, wait behind it; return after the departure."""
-        while True:
-            if self._first() is me:
-                while not self._depart():
-                    await self._sleep()
-                self._call_all_who_may_go()
-                return
+        """Wait behind others, sleep at the head of the line; return after the departure."""
+        while self._first() is not me:
             await me.called.wait()
-            if self._first() is not me and self._depart():
+            if self._first() is me:
+                break
+            if self._depart(now := anyio.current_time()) <= now:
                 return
             me.called = anyio.Event()
+        now = anyio.current_time()
+        while (due := self._depart(now)) > now:
+            await self._sleep(now, due)
+            now = anyio.current_time()
+        self._call_those_who_may_go(now)
+
+    async def _sleep(self, now: float, due: float) -> None:
+        if len(self._line) > 1:  # under load, a timer for each departure costs more than the request's own share
+            due = max(due, now + self._pace.patience)
+        # Not for long at a time: what the service says meanwhile may let us go earlier.
+        await anyio.sleep_until(min(due, now + self._pace.horizon / 20))
 
     def _first(self) -> _Waiter:
         return next(iter(self._line))
 
-    async def _sleep(self) -> None:
-        now = anyio.current_time()
-        # Not for long at a time: what the service says meanwhile may let us go earlier.
-        await anyio.sleep_until(min(self._ready_at(now), now + self._pace.horizon / 20))
-
-    def _call_all_who_may_go(self) -> None:
-        """After a stall many may go at once: wake them in one batch, or a busy loop would let one go per turn."""
-        now = anyio.current_time()
-        free = min(self._pace.free(now), self._quota.free(now))
-        for waiter in itertools.islice(self._line, 1, 1 + int(free)):
-            if waiter.called.is_set():
-                return
+    def _call_those_who_may_go(self, now: float) -> None:
+        """After a sleep several may go at once: wake them in one batch, or a busy loop would let one go per turn."""
+        following = next(itertools.islice(self._line, 1, 2), None)
+        if following is None or following.called.is_set():
+            return
+        free = int(min(self._pace.free(now), self._quota.free(now)))
+        for waiter in itertools.islice(self._line, 1, 1 + free):
             waiter.called.set()
 
 
