@@ -21,6 +21,9 @@ from .wire import SecretMapping
 
 JSON = dict[str, Any]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder(parse_float=Decimal).decode
+
 
 @attrs.frozen(kw_only=True)
 class Answer:
@@ -36,7 +39,7 @@ class Answer:
         error_description: With `failed`.
         sent_at: When the request left, in seconds of the event loop's clock.
         received_at: When the answer was complete.
-        raw: The whole answer. Never shown.
+        raw: The whole answer, with numbers as `Decimal`. Never shown.
     """
 
     task_id: str | None
@@ -114,7 +117,7 @@ class Api:
         sending: Sending | None = None,
         secrets: tuple[str, ...] = (),
     ) -> tuple[JSON, Reply]:
-        body = SecretBytes(json.dumps({"clientKey": self._key, **fields}, separators=(",", ":")).encode())
+        body = SecretBytes(_encode({"clientKey": self._key, **fields}).encode())
         await self.limiter.acquire()
         self.requests += 1
         reply = None
@@ -166,31 +169,30 @@ def wire_id(task_id: str) -> str | int:
 
 def _object(content: bytes) -> JSON | None:
     try:
-        body = json.loads(content, parse_float=Decimal)
+        body = _decode(content.decode())
     except (ValueError, RecursionError):
         return None
     return SecretMapping(body) if isinstance(body, dict) else None
 
 
 def _answer(body: JSON, reply: Reply) -> Answer:
-    status = body.get("status")
-    has_solution = isinstance(body.get("solution"), dict | str) and bool(body.get("solution"))
+    status, solution = body.get("status"), body.get("solution")
     if not isinstance(status, str):
         # Some services of the family leave the status out: a solution says enough.
-        status = "ready" if has_solution else "processing"
+        status = "ready" if isinstance(solution, dict | str) and solution else "processing"
     code, text = body.get("errorCode"), body.get("errorDescription")
     milliseconds = _money(body.get("solveTime"))
     return Answer(
         task_id=_id(body.get("taskId")),
         status=status,
-        solution=plain(body.get("solution")),
+        solution=plain(solution),
         cost=_money(body.get("cost")),
         solve_time=None if milliseconds is None else float(milliseconds) / 1000,
         error_code=code if isinstance(code, str) else None,
         error_description=text if isinstance(text, str) else None,
         sent_at=reply.sent_at,
         received_at=reply.received_at,
-        raw=plain(body),
+        raw=body,
     )
 
 

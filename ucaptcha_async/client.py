@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from .api import Answer, Api
+from .api import Answer, Api, plain
 from .breaker import Breaker
 from .budget import Budget
 from .checks import Seconds, near, seconds, split_url, suggests, whole, wrong
@@ -487,7 +487,7 @@ def _task_result(answer: Answer, task_id: str) -> TaskResult:
         solve_time=answer.solve_time,
         error_code=answer.error_code,
         error_description=answer.error_description,
-        raw=answer.raw,
+        raw=plain(answer.raw),
     )
 
 

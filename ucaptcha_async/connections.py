@@ -116,6 +116,10 @@ class _Network:
 class _Stream:
     stream: ByteStream
     core: Any
+    _socket: Any = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._socket = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
 
     async def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str) -> _Stream:
         try:
@@ -150,10 +154,7 @@ class _Stream:
         await self.stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        return self._is_readable() if info == "is_readable" else None
-
-    def _is_readable(self) -> bool:
-        return _readable(self.stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - not Django's
+        return _readable(self._socket) if info == "is_readable" else None
 
 
 def _readable(socket: Any) -> bool:

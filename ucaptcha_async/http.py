@@ -22,6 +22,7 @@ from .lanes import (
     FRESH,
     MAX_ANSWER,
     SENT_AT,
+    WHOLE,
     AnswerTooLargeError,
     LaneStatistics,
     LaneTransport,
@@ -115,6 +116,18 @@ class Sending:
         return self.handed_over and (self.started or not (self.heard or self.proves_silence))
 
 
+class Channel(Protocol):
+    """A way for requests."""
+
+    async def post(self, url: str, body: SecretBytes, sending: Sending | None) -> Reply:
+        """Send one request; see `Http.post`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what is ours."""
+        ...
+
+
 @attrs.define(eq=False)
 class Http:
     """Sends requests to one service.
@@ -158,7 +171,7 @@ class Http:
 
 
 @attrs.define(eq=False)
-class Channel:
+class HttpxChannel:
     """One httpx client and how to build a request for it."""
 
     client: Any
@@ -175,9 +188,8 @@ class Channel:
         request = self.build(url, body, extensions)
         sent_at = anyio.current_time()
         try:
-            response = await self.client.send(request, stream=not self.ours, follow_redirects=False)
-            # Our own transports have read the answer, and bounded it.
-            content = response.content if self.ours else await _read(response)
+            response = await self.client.send(request, stream=True, follow_redirects=False)
+            content = await _read(response)
         except AnswerTooLargeError:
             raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes", sent=True) from None
         except Exception as error:
@@ -190,7 +202,7 @@ class Channel:
             raise
         return Reply(
             status=response.status_code,
-            headers=_relevant(response.headers.raw),
+            headers=relevant(response.headers.raw),
             content=SecretBytes(content),
             sent_at=response.extensions.get(SENT_AT, sent_at),
             received_at=anyio.current_time(),
@@ -202,7 +214,8 @@ class Channel:
             await self.client.aclose()
 
 
-def _relevant(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def relevant(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Those headers that pacing needs, with names in lower case."""
     lower = ((name.lower(), value) for name, value in headers)
     return {name.decode("ascii"): value.decode("latin-1") for name, value in lower if name in _HEADERS}
 
@@ -214,6 +227,9 @@ def _queued(error: BaseException) -> bool:
 
 
 async def _read(response: Any) -> bytes:
+    if WHOLE in response.extensions and "content-encoding" not in response.headers:
+        whole: bytes = response.extensions[WHOLE]
+        return whole
     try:
         return await read_bounded(response.aiter_bytes(), response.aclose)
     finally:
@@ -230,7 +246,7 @@ def injected(client: HTTPClient, base_url: str, request_timeout: float) -> Http:
         request.extensions.update(extensions)
         return request
 
-    channel = Channel(client, build, ours=False)
+    channel = HttpxChannel(client, build, ours=False)
     return Http(base_url, request_timeout, channel, channel, None)
 
 
@@ -250,19 +266,17 @@ def own(
     connect = through_proxy(library, context, proxy) if proxy else direct(library, context)
     lanes = LaneTransport(library, max_connections, connect)
     submits = _channel(library, lanes, proves_silence=True)
-    polls = submits
+    polls: Channel = submits
     if transport == "fast":
-        if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
-            raise ConfigurationError("transport='fast' is for asyncio only: aiohttp does not run under trio")
-        module = _import("httpx_aiohttp", "fast")
-        limits = _import("httpx", "httpx").Limits(max_connections=max_connections)
-        polls = _channel(library, module.AiohttpTransport(verify=context, limits=limits))
+        from .fast import open_fast
+
+        polls = open_fast(max_connections, context, proxy)
     return Http(base_url, request_timeout, submits, polls, lanes)
 
 
-def _channel(library: Library, transport: Any, *, proves_silence: bool = False) -> Channel:
+def _channel(library: Library, transport: Any, *, proves_silence: bool = False) -> HttpxChannel:
     module = importlib.import_module(library)
-    client = module.AsyncClient(transport=transport, timeout=None, trust_env=False)
+    client = _without_cookies(module)(transport=transport, timeout=None, trust_env=False)
     # Our own scope bounds the whole request, so that httpx need not time every read and write.
     no_timeouts = module.Timeout(None).as_dict()
     urls: dict[str, tuple[Any, list[tuple[bytes, bytes]]]] = {}
@@ -275,7 +289,6 @@ def _channel(library: Library, transport: Any, *, proves_silence: bool = False) 
                 [
                     (b"Host", parsed.netloc),
                     (b"Content-Type", b"application/json"),
-                    (b"Accept", b"application/json"),
                     (b"User-Agent", b"ucaptcha_async"),
                 ],
             )
@@ -288,7 +301,20 @@ def _channel(library: Library, transport: Any, *, proves_silence: bool = False) 
             extensions={"timeout": no_timeouts, **extensions},
         )
 
-    return Channel(client, build, ours=True, proves_silence=proves_silence)
+    return HttpxChannel(client, build, ours=True, proves_silence=proves_silence)
+
+
+def _without_cookies(module: Any) -> Any:
+    """An `AsyncClient` that ignores cookies: they mean nothing to this API, and looking for them is dear."""
+
+    class NoCookies(module.Cookies):  # type: ignore[misc]
+        def extract_cookies(self, response: Any) -> None:
+            pass
+
+    class CookielessClient(module.AsyncClient):  # type: ignore[misc]
+        cookies = NoCookies()
+
+    return CookielessClient
 
 
 def _import(name: str, extra: str) -> Any:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import anyio
 import attrs
 
+from .limits import InFlight
+
 Library = Literal["httpx", "httpx2"]
 
 Connect = Callable[[Any], Awaitable[Any]]
@@ -35,6 +37,23 @@ FRESH = "ucaptcha_fresh"
 
 SENT_AT = "ucaptcha_sent_at"
 """The response extension that says when the request was written, in seconds of the event loop's clock."""
+
+WHOLE = "ucaptcha_whole"
+"""The response extension that holds the body, for callers who need not stream it."""
+
+_HEADERS = frozenset(
+    {
+        b"content-encoding",
+        b"content-type",
+        b"date",
+        b"location",
+        b"retry-after",
+        b"x-ratelimit-limit",
+        b"x-ratelimit-remaining",
+        b"x-ratelimit-reset",
+    }
+)
+"""The response headers that are passed on: each costs httpx time, and no other means anything here."""
 
 
 class AnswerTooLargeError(Exception):
@@ -79,33 +98,32 @@ class LaneTransport:
     library: Library
     max_connections: int
     connect: Connect
-    _gate: anyio.Semaphore = attrs.field(init=False)
+    _gate: InFlight = attrs.field(init=False)
     _idle: deque[_Lane] = attrs.field(init=False, factory=deque)
-    _busy: int = attrs.field(init=False, default=0)
     _opened: int = attrs.field(init=False, default=0)
     _http: Any = attrs.field(init=False)
     _core: Any = attrs.field(init=False)
     _urls: dict[bytes, Any] = attrs.field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self._gate = anyio.Semaphore(self.max_connections, fast_acquire=True)
+        self._gate = InFlight(self.max_connections)
         self._http = importlib.import_module(self.library)
         self._core = core_module(self.library)
 
     def statistics(self) -> LaneStatistics:
         """What the lanes do now."""
+        gate = self._gate.statistics()
         return LaneStatistics(
             limit=self.max_connections,
-            busy=self._busy,
+            busy=gate.in_flight,
             idle=len(self._idle),
-            waiting=self._gate.statistics().tasks_waiting,
+            waiting=gate.waiting,
             opened=self._opened,
         )
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request over one lane (the transport interface of httpx)."""
         await self._gate.acquire()
-        self._busy += 1
         try:
             url = self._url(request.url)
             lane = await self._take(url, SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE)
@@ -119,15 +137,14 @@ class LaneTransport:
                 raise
             await self._keep(lane)
         finally:
-            self._busy -= 1
             self._gate.release()
         # A connection that connects by itself does so before it writes, so that the end is the only certain time.
         written = lane.used_at if getattr(lane.connection, "connects_itself", False) else sent_at
         return self._http.Response(
             answer.status,
-            headers=answer.headers,
-            content=content,
-            extensions={**answer.extensions, SENT_AT: written},
+            headers=[(name, value) for name, value in answer.headers if name.lower() in _HEADERS],
+            stream=self._http.ByteStream(content),
+            extensions={**answer.extensions, SENT_AT: written, WHOLE: content},
         )
 
     def _url(self, url: Any) -> Any:
