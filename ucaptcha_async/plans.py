@@ -22,6 +22,7 @@ UNKNOWN = (0.2, 12.0, 0.25)  # what has not been seen yet: from, to (intervals),
 BELL = tuple(NormalDist().inv_cdf((part + 0.5) / 60) for part in range(60))
 KERNEL = tuple(NormalDist().inv_cdf((part + 0.5) / 9) for part in range(9))
 EVEN = tuple(part / 20 - 1 for part in range(41))
+SOONEST = 0.15  # of the age at which a solve was found ready, if only that is known: no sooner was it ready
 BLURS = 3
 GOLDEN = 0.6180339887498949
 SHORTEST = 1e-3  # s, so that a solve time of 0 has a logarithm
@@ -64,6 +65,8 @@ class Plan:
 
     def between(self, low: float, high: float, share: float) -> float:
         """The solve time that a share of the solves between two times does not exceed."""
+        # A wide gap before a success would hide a group of quick solves all over it.
+        low = max(low, SOONEST * high) if high < math.inf else low
         if not self._targets:
             return low + share * (high - low)
         below, above = self._level(low), self._level(high)

@@ -125,6 +125,7 @@ class PollClock:
         accepted_at: When the service accepted the task; in the past for a task that is taken up again.
         rng: The source of jitter.
         net: Results are pushed; poll only as a net, every `callback_net` seconds, until `hinted`.
+        resumed: Nobody knows when the task was accepted: poll at once, then every `interval`, and learn nothing.
 
     Attributes:
         next_poll: When the next poll may start.
@@ -146,9 +147,17 @@ class PollClock:
     _watched: bool = attrs.field(repr=False)
 
     def __init__(
-        self, polling: Polling, times: SolveTimes, task_type: str, accepted_at: float, rng: Random, *, net: bool = False
+        self,
+        polling: Polling,
+        times: SolveTimes,
+        task_type: str,
+        accepted_at: float,
+        rng: Random,
+        *,
+        net: bool = False,
+        resumed: bool = False,
     ) -> None:
-        self.polling = polling
+        self.polling = attrs.evolve(polling, first=None, schedule=()) if resumed else polling
         self._history = times.history(task_type)
         self.accepted_at = accepted_at
         self._rng = rng
@@ -156,8 +165,9 @@ class PollClock:
         self.polls = self.faults = self._streak = 0
         self._last = -math.inf
         self._pending = 0.0
-        self._watched = self._history.watch(self)
-        self.next_poll = accepted_at + max(0.0, self._first() + self._shift())
+        self._watched = not resumed and self._history.watch(self)
+        first = 0.0 if resumed else self._first()
+        self.next_poll = accepted_at + first + self._shift(first)
 
     def polled(self, now: float) -> None:
         """A poll starts."""
@@ -173,8 +183,8 @@ class PollClock:
             self._history.pending(self, self._pending)
         soonest = self._last + self.polling.interval
         planned = self.accepted_at + self._after(self._last - self.accepted_at)
-        # Polls at the earliest moment keep the offset that the first one got.
-        self.next_poll = max(soonest, planned + self._shift()) if planned > soonest else soonest
+        # Polls at the earliest moment need no shift: they keep the one that the first got.
+        self.next_poll = max(soonest, planned + self._shift(planned - soonest))
 
     def faulted(self, now: float, retry_after: float | None = None) -> None:
         """The poll failed, and is only late: by longer if that repeats, and by `retry_after` seconds at least."""
@@ -231,8 +241,8 @@ class PollClock:
         index = bisect_left(polling.schedule, age + polling.interval * (1 - polling.jitter))
         return polling.schedule[index] if index < len(polling.schedule) else age + polling.interval
 
-    def _shift(self) -> float:
-        return self._rng.uniform(-1, 1) * self.polling.jitter * self.polling.interval
+    def _shift(self, room: float) -> float:
+        return self._rng.uniform(-1, 1) * max(0.0, min(room, self.polling.jitter * self.polling.interval))
 
     def _seen(self, received_at: float) -> float:
         """The age of the task when the service looked: half-way between question and answer."""

@@ -135,16 +135,19 @@ class History:
 
     def samples(self, pending: bool = False) -> list[Sample]:
         """What is remembered, older ones with less weight; on request with the solves that are being watched."""
-        # Older by acceptance, not by finishing: in a burst the slow ones finish last.
-        fade = 0.5 ** (FADING / self.memory)
         rows = [*self.seen]
         if pending:
             # Of the newest the quick ones are known first, and would count for all.
             longest = max(high for _, _, high in self.seen)
             rows += [(number, age, math.inf) for number, age in self._watched.values() if 0 < age < longest]
+        # By acceptance, not by finishing: in a burst the slow ones finish last.
+        rows.sort()
+        fade = 0.5 ** (FADING / self.memory)
         # The newest fade only when all of them are known.
-        newest = max((number for number, _, _ in rows), default=0) - (len(rows) - len(self.seen))
-        return [Sample(low, high, fade ** max(0, newest - number)) for number, low, high in rows]
+        return [
+            Sample(low, high, fade ** max(0, newer))
+            for newer, (_, low, high) in zip(range(len(self.seen) - 1, -len(rows), -1), rows, strict=False)
+        ]
 
     def quantile(self, q: float) -> float | None:
         """The weighted quantile of what is remembered, in seconds."""
