@@ -17,7 +17,7 @@ from .api import Api
 from .breaker import Breaker
 from .budget import Budget, Reservation
 from .errors import JournalError, SubmitUncertainError, UCaptchaError
-from .events import Event, Hook, JournalFailed
+from .events import Event, Hook, JournalFailed, Uncertain
 from .journal import Claim, Intent, Journal, State
 from .limits import InFlight
 from .polling import Polling
@@ -220,6 +220,8 @@ class Ticket:
 
     async def uncertain(self) -> None:
         """Sent, and no answer: the money counts as spent."""
+        if self.walk.sent:
+            self.engine.emit(Uncertain, self.walk)
         self.keep()
         await self._end(lambda journal, row: journal.uncertain(row))
 

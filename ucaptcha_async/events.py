@@ -120,6 +120,15 @@ class Cancelled(Event):
 
 
 @attrs.frozen(kw_only=True)
+class Uncertain(Event):
+    """A submit was sent and no readable answer came: the task may exist, and may have been charged.
+
+    Whoever waits for the solve gets a `SubmitUncertainError` as well; where nobody waits any more, or where the task is
+    submitted again, this event tells of it.
+    """
+
+
+@attrs.frozen(kw_only=True)
 class JournalFailed(Event):
     """The journal could not be written. The solve goes on; the entry is written with the next one that succeeds.
 
