@@ -241,13 +241,15 @@ class Job(Generic[S]):
     async def _end(self, error: UCaptchaError) -> None:
         error.task_id = error.task_id or self.task_id
         attempted(self._walk, error, None, self._mode)
-        if isinstance(error, UnsolvableError) or error.charged is False:
+        if isinstance(error, UnsolvableError):
             await self._ticket.failed(self.task_id, error.error_code)
         elif isinstance(error, TaskNotFoundError):
             # Nothing will ever be learned of it: the charge stands, and the row is closed.
             self._ticket.keep()
             await self._ticket.failed(self.task_id, error.error_code)
         else:
+            # A poll was refused, not the task: that is paid for, and may be waited for again.
+            error.charged = True
             await self._ticket.parked()
 
 
@@ -278,6 +280,8 @@ async def within(engine: Engine, walk: Walk, timeout: float, call: Callable[[], 
         raise _out_of_time(walk, timeout) from walk.trouble
     except UCaptchaError as error:
         error.attempts = tuple(walk.attempts)
+        if error.charged is False and any(attempt.uncertain for attempt in error.attempts):
+            error.charged = None  # the last task was not charged; an earlier one of unknown fate may have been
         engine.tally.failed += 1
         engine.emit(Failed, walk, error=error)
         raise
