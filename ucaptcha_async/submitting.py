@@ -93,6 +93,7 @@ class Submit:
                     raise
                 delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * self.engine.rng.uniform(0.5, 1.0)
                 self._tell(error, delay)
+                self.sending = Sending()  # what was refused is not under way any more
             else:
                 assert self.answer is not None
                 return self.answer
