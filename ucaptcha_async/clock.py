@@ -11,10 +11,13 @@ import attrs
 SERVICE_WINDOW = 10.0
 """The length of the service's own windows as it documents them, in seconds. Source: docs/api/overview."""
 
+HAIR = 1e-7
+"""Seconds by which event loops may wake early and sums be rounded. Waiting for so little might spin for ever."""
+
 
 def not_before(now: float, due: float) -> float:
-    """`due`, or `now` if that is later. Event loops wake a little early: waiting for the rest might spin for ever."""
-    return due if due > now + 1e-7 else now
+    """`due`, or `now` if that is later, or so little earlier that it makes no difference."""
+    return due if due > now + HAIR else now
 
 
 @attrs.define(eq=False)

@@ -12,7 +12,7 @@ import anyio
 import attrs
 
 from .checks import Seconds, seconds, suggests, whole
-from .clock import Pace
+from .clock import HAIR, Pace
 from .quota import Quota, Reading
 
 
@@ -133,7 +133,7 @@ class RateLimiter:
         self._quota.hear(reading, sent_at, received_at)
         # What was sent before the end of a pause says nothing about the time after it. (No pause ends beyond the
         # horizon, unless its clock was another event loop's.)
-        known = sent_at < self._paused_until <= received_at + self._pace.horizon
+        known = sent_at + 2 * HAIR < self._paused_until <= received_at + self._pace.horizon
         if status == 429:
             self._throttled += 1
             if not known:
