@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -95,23 +96,22 @@ class Outcomes(Generic[I, S]):
 
     async def _feed(self, send: MemoryObjectSendStream[Outcome[S]]) -> None:
         assert self._group is not None
-        async with send:
-            index = 0
-            try:
-                source = _each(self._inputs)
-                while self._stopped is None:
+        source = _Source(self._inputs)
+        try:
+            async with send:
+                for index in itertools.count():
                     await self._room.acquire()
                     if self._stopped is not None:
                         break
-                    try:
-                        item = await anext(source)
-                    except StopAsyncIteration:
-                        break
+                    item = await source.next()
                     self._group.start_soon(self._one, item, index, self._walk(item), send.clone())
-                    index += 1
-            except Exception as error:
-                # The caller's own iterable or key function failed: what is running still ends well.
-                self._stopped = error
+        except StopAsyncIteration:
+            pass
+        except Exception as error:
+            # The caller's own iterable or key function failed: what is running still ends well.
+            self._stopped = error
+        finally:
+            await source.aclose()
 
     async def _one(self, item: I, index: int, walk: Walk, send: MemoryObjectSendStream[Outcome[S]]) -> None:
         result: S | UCaptchaError
@@ -135,10 +135,21 @@ class Outcomes(Generic[I, S]):
             )
 
 
-async def _each(inputs: Iterable[I] | AsyncIterable[I]) -> AsyncIterator[I]:
-    if isinstance(inputs, AsyncIterable):
-        async for item in inputs:
-            yield item
-    else:
-        for item in inputs:
-            yield item
+class _Source(Generic[I]):
+    """The next input of any iterable, and an end for generators that are left half-way."""
+
+    def __init__(self, inputs: Iterable[I] | AsyncIterable[I]) -> None:
+        self._iterator = aiter(inputs) if isinstance(inputs, AsyncIterable) else iter(inputs)
+
+    async def next(self) -> I:
+        if isinstance(self._iterator, AsyncIterator):
+            return await anext(self._iterator)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        if isinstance(self._iterator, AsyncGenerator):
+            with anyio.move_on_after(1, shield=True):
+                await self._iterator.aclose()

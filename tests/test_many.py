@@ -1,0 +1,245 @@
+"""Streams of tasks, the bound on what is in flight, and gather."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.helpers import KEY, TURNSTILE, V2, at_rest, opened
+from ucaptcha_async import (
+    AuthenticationError,
+    Budget,
+    BudgetExceededError,
+    ImageToText,
+    InsufficientBalanceError,
+    InvalidTaskError,
+    RecaptchaV2,
+    Task,
+    Turnstile,
+    UnsolvableError,
+)
+from ucaptcha_async.testing import Error, LocalService
+
+pytestmark = pytest.mark.virtual_time
+
+PNG = bytes.fromhex("89504e470d0a1a0a") + b"\0" * 120
+
+
+def pages(count: int) -> Iterator[Turnstile]:
+    for number in range(count):
+        yield Turnstile(website_url=f"https://example.com/{number}", website_key="0x4AAAAAAA")
+
+
+async def test_outcomes_come_as_they_complete() -> None:
+    """Each input gives one outcome with its index, in the order of completion."""
+    service = LocalService(solve_time={"TurnstileTaskProxyless": 40, "RecaptchaV2TaskProxyless": 8})
+    async with opened(service) as client:
+        async with client.solve_many([TURNSTILE, V2, V2]) as outcomes:
+            seen = [outcome async for outcome in outcomes]
+        at_rest(client)
+
+    assert {0, 1, 2} == {outcome.index for outcome in seen}
+    assert 0 == seen[-1].index
+    assert all(outcome.ok and outcome.solution.token for outcome in seen)
+
+
+async def test_failures_are_values() -> None:
+    """A failed task is an outcome whose solution raises; the others go on."""
+    service = LocalService(solve_time=8)
+    service.fail_next()
+    async with opened(service) as client:
+        outcomes = await client.gather([V2, V2, Task("NoSuchTask"), V2])
+
+    assert [0, 1, 2, 3] == [outcome.index for outcome in outcomes]
+    assert [False, True, False, True] == [outcome.ok for outcome in outcomes]
+    with pytest.raises(UnsolvableError):
+        _ = outcomes[0].solution
+
+
+async def test_any_async_iterable() -> None:
+    """An async generator is read as lazily."""
+
+    async def slowly() -> AsyncIterator[RecaptchaV2]:
+        for _ in range(5):
+            await anyio.sleep(1)
+            yield V2
+
+    async with opened(LocalService()) as client:
+        outcomes = await client.gather(slowly())
+
+    assert 5 == len({outcome.solution.token for outcome in outcomes})
+
+
+async def test_the_input_is_read_lazily() -> None:
+    """Not more inputs are read than there is room for, and the client stays within its bound."""
+    read = 0
+
+    def counting() -> Iterator[Turnstile]:
+        nonlocal read
+        for task in pages(200):
+            read += 1
+            yield task
+
+    service = LocalService(solve_time=10)
+    async with opened(service, max_in_flight=7) as client:
+        async with client.solve_many(counting(), max_pending=20) as outcomes:
+            number = 0
+            async for _ in outcomes:
+                number += 1
+                assert read <= number + 20
+                assert client.statistics().in_flight <= 7
+    assert 200 == number
+
+
+async def test_a_long_input_uses_bounded_memory() -> None:
+    """Memory does not grow with the number of inputs."""
+    service = LocalService(books_detail=False, rate_limit=10**9)
+
+    async def run(count: int) -> int:
+        async with opened(service, max_in_flight=50) as client:
+            async with client.solve_many((ImageToText(image=PNG) for _ in range(count)), max_pending=50) as outcomes:
+                async for outcome in outcomes:
+                    assert outcome.ok
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        await run(100)
+        short = await run(150)
+        long = await run(750)
+    finally:
+        tracemalloc.stop()
+
+    # The service's own books keep each task: that is what may grow here.
+    assert (long - short) / 600 < 6_000
+
+
+async def test_account_errors_stop_the_intake() -> None:
+    """A refused key ends the run after what runs, and says how many inputs were not submitted."""
+    service = LocalService(keys=["ucap_other"])
+    async with opened(service) as client:
+        with pytest.raises(AuthenticationError):
+            async with client.solve_many([V2] * 500, max_pending=50) as outcomes:
+                async for outcome in outcomes:
+                    assert isinstance(outcome.error, AuthenticationError)
+        at_rest(client)
+
+    assert 500 == outcomes.not_submitted
+    assert 1 == service.books.request_counts["createTask"]
+
+
+async def test_paid_tasks_finish_when_the_balance_ends() -> None:
+    """An empty balance stops the intake; those that were paid for are still solved."""
+    service = LocalService(balance="0.0300", solve_time=20)
+    solved = 0
+    async with opened(service) as client:
+        with pytest.raises(InsufficientBalanceError):
+            async with client.solve_many([V2] * 100, max_pending=100) as outcomes:
+                async for outcome in outcomes:
+                    solved += outcome.ok
+
+    assert 10 == solved == len(service.books.delivered)
+    assert 90 == outcomes.not_submitted
+
+
+async def test_a_budget_is_used_to_the_end() -> None:
+    """The run waits for room that running solves may give back, and stops when none is left."""
+    service = LocalService(solve_time=10)
+    budget = Budget(max_spend="0.10", estimate="0.02")
+    solved = 0
+    async with opened(service, budget=budget) as client:
+        with pytest.raises(BudgetExceededError):
+            async with client.solve_many([V2] * 100, max_pending=30) as outcomes:
+                async for outcome in outcomes:
+                    solved += outcome.ok
+
+    assert service.books.spent <= budget.max_spend
+    # After 26 tasks at 0.00299, one more at 0.02 still fits; after 27 it does not.
+    assert 27 == solved
+
+
+async def test_leaving_early_cancels() -> None:
+    """Leaving the block ends what runs, and the ids of paid tasks are kept."""
+    service = LocalService(solve_time={"TurnstileTaskProxyless": 500, "RecaptchaV2TaskProxyless": 8})
+    async with opened(service) as client:
+        async with client.solve_many([TURNSTILE, V2, TURNSTILE]) as outcomes:
+            async for outcome in outcomes:
+                assert outcome.ok
+                break
+        at_rest(client)
+        kept = client.abandoned
+
+    assert 2 == len(kept)
+    assert set(kept) < set(service.books.accepted)
+
+
+async def test_errors_of_the_block_come_out_as_they_are() -> None:
+    """No ExceptionGroup around the caller's own error."""
+    async with opened(LocalService()) as client:
+        with pytest.raises(ZeroDivisionError):
+            async with client.solve_many([V2, V2]) as outcomes:
+                async for _ in outcomes:
+                    raise ZeroDivisionError
+        at_rest(client)
+
+
+async def test_errors_of_the_input_come_after_the_outcomes() -> None:
+    """An iterable that raises, or yields something else than a task, loses nothing that is paid for."""
+
+    def broken() -> Iterator[Any]:
+        yield V2
+        yield V2
+        raise OSError("disk gone")
+
+    async with opened(LocalService()) as client:
+        solved = 0
+        with pytest.raises(OSError, match="disk gone"):
+            async with client.solve_many(broken()) as outcomes:
+                async for outcome in outcomes:
+                    solved += outcome.ok
+        with pytest.raises(InvalidTaskError, match="task must be a Task"):
+            await client.gather([V2, "no task"])  # type: ignore[list-item]
+        at_rest(client)
+
+    assert 2 == solved
+
+
+async def test_ten_thousand_within_the_bound() -> None:
+    """Ten thousand solves at once stay within max_in_flight, and none fails."""
+    service = LocalService(lightning={KEY: 10_000}, latency=3.0, books_detail=False, rate_limit=10**9)
+    most = done = 0
+    async with opened(service, max_in_flight=2_000) as client:
+
+        async def one() -> None:
+            nonlocal most, done
+            await client.solve(V2, timeout=3_600)
+            done += 1
+            most = max(most, client.statistics().in_flight)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10_000):
+                tasks.start_soon(one)
+        at_rest(client)
+
+    assert 10_000 == done == len(service.books.delivered)
+    assert 1_900 < most <= 2_000
+
+
+async def test_throttled_submits_are_repeated() -> None:
+    """A 429 and a lack of providers cost nothing and are tried again."""
+    service = LocalService(solve_time=6)
+    service.script(
+        "createTask", Error("ERROR_TOO_MUCH_REQUESTS", status=429), Error("ERROR_NO_SLOT_AVAILABLE", status=200)
+    )
+    async with opened(service) as client:
+        assert (await client.solve(V2)).token
+        assert 1 == client.statistics().throttled
+
+    assert 1 == len(service.books.accepted)
+    assert 3 == service.books.request_counts["createTask"]
