@@ -118,18 +118,27 @@ class Api:
         secrets: tuple[str, ...] = (),
     ) -> tuple[JSON, Reply]:
         body = SecretBytes(_encode({"clientKey": self._key, **fields}).encode())
-        await self.limiter.acquire()
-        self.requests += 1
-        reply = None
+        reply, departed = None, False
+
+        async def leave() -> None:
+            nonlocal departed
+            if departed:  # the way was not ready after all: that turn is lost
+                departed = False
+                self.limiter.lost()
+            await self.limiter.acquire()
+            departed = True
+
         assert self.http is not None
         try:
-            reply = await self.http.post(path, body, sending=sending)
+            reply = await self.http.post(path, body, leave=leave, sending=sending)
         except UnansweredError as error:
             message = f"{path.removeprefix('/')}: {self._clean(error.reason, secrets)}"
             failure = APIConnectionError(message, task_id=task_id)
             raise failure from without_frames(error).__cause__
         finally:
-            self._tell_limiter(reply)
+            if departed:
+                self.requests += 1
+                self._tell_limiter(reply)
         return self._understand(reply, path, task_id, secrets), reply
 
     def _tell_limiter(self, reply: Reply | None) -> None:

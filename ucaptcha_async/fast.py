@@ -12,9 +12,9 @@ from typing import Any
 import anyio
 import attrs
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, UCaptchaError
 from .http import Reply, Sending, UnansweredError, relevant
-from .lanes import MAX_ANSWER, AnswerTooLargeError, read_bounded
+from .lanes import MAX_ANSWER, AnswerTooLargeError, Leave, read_bounded
 from .limits import InFlight
 from .secrecy import SecretBytes, without_frames
 
@@ -54,14 +54,17 @@ class FastChannel:
     gate: InFlight
     proxy: str | None = attrs.field(repr=False)
 
-    async def post(self, url: str, body: SecretBytes, sending: Sending | None = None) -> Reply:
+    async def post(self, url: str, body: SecretBytes, sending: Sending | None, leave: Leave) -> Reply:
         """Send one request. The caller bounds its time."""
         await self.gate.acquire()
         try:
+            await leave()
             async with self.session.post(url, data=body, allow_redirects=False, proxy=self.proxy) as response:
                 content = await read_bounded(response.content.iter_any(), _closer(response))
         except AnswerTooLargeError:
             raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes", sent=True) from None
+        except UCaptchaError:
+            raise  # of the limiter, which was asked on the way
         except Exception as error:
             raise UnansweredError(f"{type(error).__name__}: {error}", sent=True) from without_frames(error)
         except BaseException as cancelled:

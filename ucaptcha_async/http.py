@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import math
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -14,18 +15,21 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from .connections import direct, through_proxy
-from .errors import ConfigurationError
+from .errors import ConfigurationError, UCaptchaError
 from .lanes import (
     FRESH,
+    LEAVE,
     MAX_ANSWER,
     SENT_AT,
     WHOLE,
     AnswerTooLargeError,
     LaneStatistics,
     LaneTransport,
+    Leave,
     Library,
     read_bounded,
 )
@@ -119,8 +123,8 @@ class Sending:
 class Channel(Protocol):
     """A way for requests."""
 
-    async def post(self, url: str, body: SecretBytes, sending: Sending | None) -> Reply:
-        """Send one request; see `Http.post`."""
+    async def post(self, url: str, body: SecretBytes, sending: Sending | None, leave: Leave) -> Reply:
+        """Send one request; see `Http.post`. `leave` is awaited as close to the departure as the way allows."""
         ...
 
     async def aclose(self) -> None:
@@ -141,12 +145,15 @@ class Http:
     polls: Channel
     lanes: LaneTransport | None
 
-    async def post(self, path: str, body: SecretBytes, *, sending: Sending | None = None) -> Reply:
+    async def post(
+        self, path: str, body: SecretBytes, *, leave: Leave = anyio.lowlevel.checkpoint, sending: Sending | None = None
+    ) -> Reply:
         """Send one POST and read the answer whole.
 
         Args:
             path: For example `"/createTask"`.
             body: The JSON text. It holds the API key.
+            leave: Awaited before the request departs; the time for the answer runs from then. May be called twice.
             sending: Given for a submit: it learns whether the request was sent.
 
         Raises:
@@ -154,8 +161,14 @@ class Http:
         """
         channel = self.polls if sending is None else self.submits
         reply = None
-        with anyio.move_on_after(self.request_timeout):
-            reply = await channel.post(self.base_url + path, body, sending)
+        with anyio.CancelScope() as scope:
+
+            async def depart() -> None:
+                scope.deadline = math.inf
+                await leave()
+                scope.deadline = anyio.current_time() + self.request_timeout
+
+            reply = await channel.post(self.base_url + path, body, sending, depart)
         if reply is None:
             raise UnansweredError(f"no answer within {self.request_timeout:g} s", sent=sending is None or sending.sent)
         return reply
@@ -179,12 +192,16 @@ class HttpxChannel:
     ours: bool
     proves_silence: bool = False
 
-    async def post(self, url: str, body: SecretBytes, sending: Sending | None) -> Reply:
+    async def post(self, url: str, body: SecretBytes, sending: Sending | None, leave: Leave) -> Reply:
         """Send one request; see `Http.post`."""
         extensions: dict[str, Any] = {}
+        if self.ours:
+            extensions[LEAVE] = leave
+        else:
+            await leave()
         if sending is not None:
             sending.handed_over, sending.proves_silence = True, self.proves_silence
-            extensions = {"trace": sending.trace, FRESH: True}
+            extensions |= {"trace": sending.trace, FRESH: True}
         request = self.build(url, body, extensions)
         sent_at = anyio.current_time()
         try:
@@ -192,6 +209,8 @@ class HttpxChannel:
             content = await _read(response)
         except AnswerTooLargeError:
             raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes", sent=True) from None
+        except UCaptchaError:
+            raise  # of the limiter, which was asked on the way
         except Exception as error:
             # Whatever broke, broke after the request was built: what matters now is only whether it was sent.
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -264,7 +283,7 @@ def own(
     context = ssl_context or _import(library, "httpx2").create_ssl_context()
     proxy = proxy or _environment_proxy(base_url)
     connect = through_proxy(library, context, proxy) if proxy else direct(library, context)
-    lanes = LaneTransport(library, max_connections, connect)
+    lanes = LaneTransport(library, max_connections, connect, request_timeout)
     submits = _channel(library, lanes, proves_silence=True)
     polls: Channel = submits
     if transport == "fast":

@@ -14,11 +14,14 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from .limits import InFlight
 
 Library = Literal["httpx", "httpx2"]
+
+Leave = Callable[[], Awaitable[None]]
 
 Connect = Callable[[Any], Awaitable[Any]]
 """Opens one connection to an origin."""
@@ -34,6 +37,9 @@ MAX_ANSWER = 1024 * 1024
 
 FRESH = "ucaptcha_fresh"
 """The request extension that asks for a connection fit for a submit."""
+
+LEAVE = "ucaptcha_leave"
+"""The request extension that is awaited right before the request is written, maybe twice: it paces departures."""
 
 SENT_AT = "ucaptcha_sent_at"
 """The response extension that says when the request was written, in seconds of the event loop's clock."""
@@ -93,13 +99,16 @@ class LaneTransport:
         library: Which of the two twins it serves: `"httpx"` or `"httpx2"`.
         max_connections: The most connections at once.
         connect: Opens one connection to an origin; tests put a simulated network here.
+        connect_timeout: Seconds that opening a connection may take.
     """
 
     library: Library
     max_connections: int
     connect: Connect
+    connect_timeout: float = 30.0
     _gate: InFlight = attrs.field(init=False)
     _idle: deque[_Lane] = attrs.field(init=False, factory=deque)
+    _promised: int = attrs.field(init=False, default=0)
     _opened: int = attrs.field(init=False, default=0)
     _http: Any = attrs.field(init=False)
     _core: Any = attrs.field(init=False)
@@ -126,7 +135,8 @@ class LaneTransport:
         await self._gate.acquire()
         try:
             url = self._url(request.url)
-            lane = await self._take(url, SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE)
+            max_idle = SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE
+            lane = await self._departing(url, max_idle, request.extensions.get(LEAVE, anyio.lowlevel.checkpoint))
             sent_at = anyio.current_time()
             try:
                 answer = await lane.connection.handle_async_request(self._to_core(url, request))
@@ -162,15 +172,50 @@ class LaneTransport:
             extensions=request.extensions,
         )
 
-    async def _take(self, url: Any, max_idle: float) -> _Lane:
-        now = anyio.current_time()
-        while self._idle:
+    async def _departing(self, url: Any, max_idle: float, leave: Leave) -> _Lane:
+        """A lane to write to in the very moment in which the request has leave to depart.
+
+        A queue for lanes, or a slow connect, after the leave was given would let requests pile up and depart at once.
+        """
+        if len(self._idle) > self._promised and self._fit(max_idle):
+            self._promised += 1
+            try:
+                await leave()
+            finally:
+                self._promised -= 1
+            lane = await self._kept(max_idle)
+            if lane is not None:
+                return lane
+        lane = await self._new(url)
+        try:
+            await leave()
+        except BaseException:
+            await _close(lane)
+            raise
+        return lane
+
+    def _fit(self, max_idle: float) -> bool:
+        """Whether the lane that was used last was used lately enough."""
+        return bool(self._idle) and anyio.current_time() - self._idle[-1].used_at <= max_idle
+
+    async def _kept(self, max_idle: float) -> _Lane | None:
+        while self._fit(max_idle):
             lane = self._idle.pop()
-            if now - lane.used_at <= max_idle and not lane.connection.has_expired():
+            if not lane.connection.has_expired():
                 return lane
             await _close(lane)
+        return None
+
+    async def _new(self, url: Any) -> _Lane:
+        while self._idle and len(self._idle) + self._gate.statistics().in_flight > self.max_connections:
+            await _close(self._idle.popleft())
         self._opened += 1
-        return _Lane(await self.connect(url.origin), now)
+        connection = None
+        with anyio.move_on_after(self.connect_timeout):
+            connection = await self.connect(url.origin)
+        if connection is None:
+            raise self._core.ConnectTimeout(f"no connection within {self.connect_timeout:g} s")
+        return _Lane(connection, anyio.current_time())
 
     async def _keep(self, lane: _Lane) -> None:
         lane.used_at = anyio.current_time()
