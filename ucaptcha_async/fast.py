@@ -62,11 +62,11 @@ class FastChannel:
             async with self.session.post(url, data=body, allow_redirects=False, proxy=self.proxy) as response:
                 content = await read_bounded(response.content.iter_any(), _closer(response))
         except AnswerTooLargeError:
-            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes", sent=True) from None
+            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes") from None
         except UCaptchaError:
             raise  # of the limiter, which was asked on the way
         except Exception as error:
-            raise UnansweredError(f"{type(error).__name__}: {error}", sent=True) from without_frames(error)
+            raise UnansweredError(f"{type(error).__name__}: {error}") from without_frames(error)
         except BaseException as cancelled:
             without_frames(cancelled)
             raise

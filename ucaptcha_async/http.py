@@ -78,17 +78,15 @@ class Reply:
 
 
 class UnansweredError(Exception):
-    """No reply came.
+    """No reply came. Whether the request was sent, `Sending` knows.
 
     Attributes:
-        sent: Whether any of the request may have been written. `False` is a proof that none was.
         reason: What happened, in words.
     """
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.sent = sent
 
 
 @attrs.define(eq=False)
@@ -170,7 +168,7 @@ class Http:
 
             reply = await channel.post(self.base_url + path, body, sending, depart)
         if reply is None:
-            raise UnansweredError(f"no answer within {self.request_timeout:g} s", sent=sending is None or sending.sent)
+            raise UnansweredError(f"no answer within {self.request_timeout:g} s")
         return reply
 
     def statistics(self) -> LaneStatistics | None:
@@ -208,14 +206,15 @@ class HttpxChannel:
             response = await self.client.send(request, stream=True, follow_redirects=False)
             content = await _read(response)
         except AnswerTooLargeError:
-            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes", sent=True) from None
+            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes") from None
         except UCaptchaError:
             raise  # of the limiter, which was asked on the way
         except Exception as error:
             # Whatever broke, broke after the request was built: what matters now is only whether it was sent.
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            sent = True if sending is None else sending.sent and not _queued(error)
-            raise UnansweredError(reason, sent=sent) from without_frames(error)
+            if sending is not None and _queued(error):
+                sending.handed_over = False
+            raise UnansweredError(reason) from without_frames(error)
         except BaseException as cancelled:
             without_frames(cancelled)
             raise
