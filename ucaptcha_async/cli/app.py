@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Group
 
 from ucaptcha_async.errors import UCaptchaError
 
+from .batch.command import batch
 from .demo import demo
 from .exits import CommandError, Exit, exit_code, table
 from .output import close_quietly, fail
@@ -22,8 +23,9 @@ TRACEBACK = "UCAPTCHA_TRACEBACK"
 _TRY = Group("Try it, without key and money", sort_key=1)
 _WORK = Group("Solve", sort_key=2)
 _ACCOUNT = Group("Look after it", sort_key=3)
-_COMMANDS = ((demo, _TRY), (solve, _WORK), (result, _WORK), (balance, _ACCOUNT))
-_SEE = "The exit codes are explained by: ucaptcha --help"
+_HELP = Group("Help", sort_key=9)
+_COMMANDS = ((demo, _TRY), (solve, _WORK), (batch, _WORK), (result, _WORK), (balance, _ACCOUNT))
+_SEE = "The exit codes are explained by `ucaptcha --help`."
 
 
 def build() -> App:
@@ -31,16 +33,18 @@ def build() -> App:
     app = App(
         name="ucaptcha",
         help="Solve CAPTCHAs with the uCaptcha service, one or a million.\n\n"
-        "Begin with: ucaptcha demo, which needs no key. All other commands take the API key from the environment "
+        "Begin with `ucaptcha demo`, which needs no key. All other commands take the API key from the environment "
         "variable UCAPTCHA_API_KEY, or from a file with --api-key-file.",
-        help_epilogue=f"Exit codes:\n{table()}",
-        help_format="plaintext",
+        help_epilogue=f"Exit codes:\n\n{table()}",
+        help_format="markdown",
         version=lambda: importlib.metadata.version("ucaptcha_async"),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
     for command, group in _COMMANDS:
         app.command(command, group=group, help_epilogue=_SEE)
+    for flag in ("--help", "--version"):
+        app[flag].group = (_HELP,)
     # Its options are read by the service itself, --help included.
     app.command(App(name="serve", default_command=serve, group=_TRY, help_flags=[], version_flags=[]))
     return app

@@ -118,7 +118,7 @@ async def _solve_all(url: str, count: int, quiet: bool) -> Run:
     done: list[Outcome[Solution]] = []
     peak = 0
     client = AsyncClient("ucap_demo", base_url=url, timeout=PATIENCE, polling=Polling(interval=INTERVAL))
-    started = anyio.current_time()
+    meter.begin()
     async with client, showing(lambda: meter.snapshot(client.statistics()), *choose_mode(quiet=quiet, every=1.0)):
         async with client.solve_many(tasks(count)) as outcomes:
             async for outcome in outcomes:
@@ -126,7 +126,7 @@ async def _solve_all(url: str, count: int, quiet: bool) -> Run:
                 meter.count(outcome.task.type, ok=outcome.ok)
                 done.append(outcome)
         requests = client.statistics().requests
-    return Run(outcomes=done, elapsed=anyio.current_time() - started, requests=requests, peak=peak)
+    return Run(outcomes=done, elapsed=meter.elapsed, requests=requests, peak=peak)
 
 
 @attrs.frozen(kw_only=True)

@@ -80,8 +80,8 @@ def exit_code(error: UCaptchaError) -> Exit:
 
 
 def table() -> str:
-    """The exit codes, one a line, as `ucaptcha --help` shows them."""
-    return "\n".join(f"{code.value:>3}  {_DOC[code]}" for code in Exit)
+    """The exit codes as a list in Markdown, as `ucaptcha --help` shows them."""
+    return "\n".join(f"- {code.value}: {_DOC[code]}" for code in Exit)
 
 
 _DOC = {

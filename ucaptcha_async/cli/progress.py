@@ -116,8 +116,17 @@ class Meter:
     remarks: tuple[str, ...] = ()
     _solved: dict[str, int] = attrs.field(factory=dict)
     _failed: dict[str, int] = attrs.field(factory=dict)
-    _started: float = attrs.field(factory=anyio.current_time)
+    _started: float | None = None
     _samples: deque[tuple[float, int, int]] = attrs.field(factory=deque)
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._started = anyio.current_time()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return 0.0 if self._started is None else anyio.current_time() - self._started
 
     def count(self, task_type: str, *, ok: bool) -> None:
         """One piece of work has ended."""
@@ -141,8 +150,8 @@ class Meter:
         self._sample(now, done, statistics.requests)
         limiter = statistics.rate_limit
         return Snapshot(
-            elapsed=now - self._started,
-            total=self.total,
+            elapsed=self.elapsed,
+            total=None if self.total is None else max(done, self.total - self.ended),
             solved=self.solved,
             failed=self.failed,
             in_flight=statistics.in_flight,
@@ -156,14 +165,17 @@ class Meter:
 
     def _sample(self, now: float, done: int, requests: int) -> None:
         if not self._samples:
-            self._samples.append((self._started, 0, 0))
+            self._samples.append((now - self.elapsed, 0, 0))
         self._samples.append((now, done, requests))
         while self._samples[0][0] < now - MEMORY:
             self._samples.popleft()
 
     def _rate(self, column: Literal[1, 2], over: float) -> float:
-        now = self._samples[-1]
-        then = next(sample for sample in self._samples if sample[0] >= now[0] - over)
+        now, then = self._samples[-1], self._samples[0]
+        for sample in self._samples:
+            if sample[0] > now[0] - over:
+                break
+            then = sample
         return (now[column] - then[column]) / (now[0] - then[0]) if now[0] > then[0] else 0.0
 
     def _left(self, done: int) -> float | None:

@@ -13,7 +13,7 @@ def serve(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int
     """Run a uCaptcha of your own on this machine, for tests without key, money or network.
 
     Prints its address once it listens, and runs until Ctrl-C. Its options are those of
-    python -m ucaptcha_async.testing; ucaptcha serve --help lists them.
+    `python -m ucaptcha_async.testing`; `ucaptcha serve --help` lists them.
     """
     if "--help" in options or "-h" in options:
         parser = build_parser()

@@ -67,10 +67,11 @@ def solve(
 ) -> int:
     """Solve one CAPTCHA and print its token.
 
-    Only the token goes to standard output, so that it can be caught: TOKEN=$(ucaptcha solve turnstile
-    website-url=https://example.com website-key=0x4AAA). Solutions of several values are printed as JSON.
+    Only the token goes to standard output, so that it can be caught:
+    `TOKEN=$(ucaptcha solve turnstile website-url=https://example.com website-key=0x4AAA)`.
+    Solutions of several values are printed as JSON.
 
-    Press Ctrl-C to give up; a task that is paid for can be taken up again with: ucaptcha result ID --wait.
+    Press Ctrl-C to give up; a task that is paid for can be taken up again with `ucaptcha result ID --wait`.
     """
     task = _task(type, fields, proxy)
     client = (connection or Connection()).client(

@@ -1,0 +1,373 @@
+"""What is to be solved: lines of JSON, a CSV table, or a folder of images become tasks, or rejects with a reason."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from ucaptcha_async.cli.exits import CommandError, Exit
+from ucaptcha_async.cli.kinds import build, json_value
+from ucaptcha_async.errors import InvalidTaskError
+from ucaptcha_async.tasks import Task
+
+from .lines import LONGEST, Line, Reader, count_lines
+
+Format = Literal["jsonl", "csv", "images"]
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp"})
+LARGEST_IMAGE = 8 * 1024 * 1024
+LONGEST_KEY = 500
+MOST_LINES = 1_000
+"""Lines of one record of a table: a quote that is never closed must not swallow the rest of the file."""
+
+
+@attrs.frozen(kw_only=True)
+class Item:
+    """One piece of work.
+
+    Attributes:
+        key: Its name in the output and in the journal.
+        task: What to solve.
+        place: Where it stood in the input: `{"line": 12}` or `{"file": "a.png"}`.
+    """
+
+    key: str
+    task: Task[Any]
+    place: Mapping[str, object]
+
+
+@attrs.frozen(kw_only=True)
+class Reject:
+    """Something in the input that is no task.
+
+    Attributes:
+        place: Where it stood in the input.
+        reason: Why, in words.
+        text: What it said, if the input cannot be read again.
+    """
+
+    place: Mapping[str, object]
+    reason: str
+    text: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """As a line of the rejects file."""
+        kept = {} if self.text is None else {"text": self.text}
+        return {**self.place, "reason": self.reason, **kept}
+
+
+@attrs.frozen(kw_only=True)
+class Defaults:
+    """What holds for all items that do not say otherwise.
+
+    Attributes:
+        type: The type of tasks.
+        fields: Their fields.
+    """
+
+    type: str | None = None
+    fields: Mapping[str, object] = attrs.field(factory=dict)
+
+
+class Source:
+    """An input.
+
+    Attributes:
+        blank: How many lines were neither items nor rejects.
+    """
+
+    def __init__(self, defaults: Defaults) -> None:
+        self.defaults = defaults
+        self.blank = 0
+
+    @abstractmethod
+    def items(self) -> AsyncIterator[Item | Reject]:
+        """All there is, in order."""
+        raise NotImplementedError
+
+    def count(self) -> int | None:
+        """How many lines or files there are, blank ones included; `None` if only the end will tell."""
+        return None
+
+    def stop(self) -> None:
+        """Read no more."""
+        raise NotImplementedError
+
+
+class LineSource(Source):
+    """An input of lines: a file, or standard input.
+
+    Args:
+        path: The file; `None` for standard input.
+        defaults: What holds for all items that do not say otherwise.
+    """
+
+    def __init__(self, path: Path | None, defaults: Defaults) -> None:
+        super().__init__(defaults)
+        self.path = path
+        self._reader: Reader | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopped = True
+        if self._reader is not None:
+            self._reader.stop()
+
+    def count(self) -> int | None:
+        """How many lines there are."""
+        return None if self.path is None or not self.path.is_file() else count_lines(self.path)
+
+    @contextmanager
+    def _open(self) -> Iterator[AsyncIterator[Line]]:
+        with _descriptor(self.path) as fd:
+            self._reader = Reader(fd)
+            if self._stopped:
+                self._reader.stop()
+            yield self._reader.lines()
+
+    def _reject(self, number: int, reason: str, text: bytes | None = None) -> Reject:
+        kept = None if self.path is not None or text is None else text[:10_000].decode(errors="replace")
+        return Reject(place={"line": number}, reason=reason, text=kept)
+
+    def _item(self, number: int, text: bytes, given: dict[str, object]) -> Item | Reject:
+        try:
+            key = _key(given) or f"#{number}-{_digest(text)}"
+            return Item(key=key, task=_task(given, self.defaults), place={"line": number})
+        except InvalidTaskError as error:
+            return self._reject(number, error.message, text)
+
+
+class JsonLines(LineSource):
+    """One JSON object a line: `{"type": "turnstile", "website_url": …, "website_key": …, "key": "my-1"}`."""
+
+    async def items(self) -> AsyncIterator[Item | Reject]:
+        """All lines, in order."""
+        with self._open() as lines:
+            async for line in lines:
+                if line.text is None:
+                    yield self._reject(line.number, f"the line is longer than {LONGEST:,} bytes")
+                elif not line.text.strip():
+                    self.blank += 1
+                else:
+                    yield self._read(line.number, line.text.strip())
+
+    def _read(self, number: int, text: bytes) -> Item | Reject:
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            reason = (
+                getattr(error, "msg", None) or "not UTF-8" if isinstance(error, ValueError) else "nested too deeply"
+            )
+            return self._reject(number, f"not JSON: {reason}", text)
+        if not isinstance(given, dict):
+            return self._reject(number, f"a JSON object is wanted; this is {_json_word(given)}", text)
+        return self._item(number, text, given)
+
+
+class Table(LineSource):
+    """A CSV file (or TSV, by its name) whose first line names the fields. Empty cells are left out.
+
+    A name that ends in `:` says that its cells are JSON: `minScore:`.
+    """
+
+    async def items(self) -> AsyncIterator[Item | Reject]:
+        """All records, in order."""
+        header: list[str] | None = None
+        with self._open() as lines:
+            async for number, text in self._records(lines):
+                cells = self._cells(text)
+                if header is None:
+                    header = _header(cells, text)
+                    self.blank += text.count(b"\n") + 1
+                elif not any(cells):
+                    self.blank += 1
+                elif len(text) > LONGEST or text.count(b"\n") >= MOST_LINES:
+                    yield self._reject(number, "the record is too long; is a quote missing?")
+                else:
+                    self.blank += text.count(b"\n")
+                    yield self._read(number, text, header, cells)
+
+    async def _records(self, lines: AsyncIterator[Line]) -> AsyncIterator[tuple[int, bytes]]:
+        """Records with the number of their first line: quoted cells may hold line breaks."""
+        start, held = 0, list[bytes]()
+        async for line in lines:
+            start = start if held else line.number
+            held.append(line.text or b"")
+            text = b"\n".join(held)
+            if text.count(b'"') % 2 == 0 or len(held) >= MOST_LINES or len(text) > LONGEST:
+                yield start, text
+                held.clear()
+        if held:
+            yield start, b"\n".join(held)
+
+    def _cells(self, text: bytes) -> list[str]:
+        tabs = self.path is not None and self.path.suffix.lower() == ".tsv"
+        row = csv.reader([text.decode("utf-8-sig", errors="replace")], delimiter="\t" if tabs else ",")
+        try:
+            return [cell for cells in row for cell in cells]
+        except csv.Error:
+            return ["?"]
+
+    def _read(self, number: int, text: bytes, header: list[str], cells: list[str]) -> Item | Reject:
+        if len(cells) > len(header):
+            return self._reject(number, f"{len(cells)} cells, but the first line names {len(header)} fields", text)
+        try:
+            given = dict(_cell(name, cell) for name, cell in zip(header, cells, strict=False) if cell.strip())
+        except InvalidTaskError as error:
+            return self._reject(number, error.message, text)
+        return self._item(number, text, given)
+
+
+class Images(Source):
+    """A folder of images, each an item named like its file."""
+
+    def __init__(self, folder: Path, defaults: Defaults) -> None:
+        super().__init__(attrs.evolve(defaults, type=defaults.type or "image"))
+        self.folder = folder
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopped = True
+
+    def count(self) -> int | None:
+        """How many images there are."""
+        return sum(1 for _ in self._files())
+
+    def _files(self) -> Iterator[os.DirEntry[str]]:
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                hidden = entry.name.startswith(".")
+                if not hidden and Path(entry.name).suffix.lower() in IMAGES and entry.is_file():
+                    yield entry
+
+    async def items(self) -> AsyncIterator[Item | Reject]:
+        """All images, in the order of the directory."""
+        for entry in self._files():
+            if self._stopped:
+                return
+            yield self._read(entry)
+
+    def _read(self, entry: os.DirEntry[str]) -> Item | Reject:
+        place = {"file": entry.name}
+        try:
+            if entry.stat().st_size > LARGEST_IMAGE:
+                return Reject(place=place, reason=f"the file is larger than {LARGEST_IMAGE:,} bytes")
+            data = Path(entry.path).read_bytes()
+            key = f"{entry.name}#{_digest(data)}"
+            return Item(key=_text_key(key), task=_task({"image": data}, self.defaults), place=place)
+        except OSError as error:
+            return Reject(place=place, reason=f"the file cannot be read: {error.strerror}")
+        except InvalidTaskError as error:
+            return Reject(place=place, reason=error.message)
+
+
+def open_source(path: Path, format: Format | None, defaults: Defaults) -> Source:
+    """The source for a path; `-` is standard input.
+
+    Raises:
+        CommandError: There is no such file, or it is not what the format says.
+    """
+    stdin = str(path) == "-"
+    if not stdin and not path.exists():
+        raise CommandError(f"there is no file or folder {str(path)!r}")
+    folder = not stdin and path.is_dir()
+    told = "images" if folder else "csv" if path.suffix.lower() in (".csv", ".tsv") else "jsonl"
+    chosen = format or told
+    if folder != (chosen == "images"):
+        raise CommandError(f"{str(path)!r} is {'a folder' if folder else 'no folder'}: --format {chosen} cannot be")
+    if stdin and sys.stdin.isatty():
+        raise CommandError("standard input is a terminal: give a file, or send one with '<'")
+    if chosen == "images":
+        return Images(path, defaults)
+    return (Table if chosen == "csv" else JsonLines)(None if stdin else path, defaults)
+
+
+@contextmanager
+def _descriptor(path: Path | None) -> Iterator[int]:
+    if path is None:
+        yield sys.stdin.fileno()
+        return
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise CommandError(f"the input {str(path)!r} cannot be read: {error.strerror}", Exit.FILE) from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _header(cells: list[str], text: bytes) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    if not header or not all(header) or len(set(header)) < len(header):
+        raise CommandError("the first line of a table must name its fields, each once")
+    return header
+
+
+def _cell(name: str, cell: str) -> tuple[str, object]:
+    if not name.endswith(":"):
+        return name, cell
+    return name[:-1], json_value(name[:-1], cell)
+
+
+def _task(given: Mapping[str, object], defaults: Defaults) -> Task[Any]:
+    nested = given.get("task")
+    if isinstance(nested, dict):
+        others = given.keys() - {"task"}
+        if others:
+            raise InvalidTaskError(f"beside 'task' only 'key' or 'id' may stand; got {', '.join(sorted(others))[:100]}")
+        given = nested
+    fields = {**defaults.fields, **{name: value for name, value in given.items() if value is not None}}
+    kind = fields.pop("type", defaults.type)
+    if not isinstance(kind, str) or not kind:
+        raise InvalidTaskError("type is missing (--type gives one to all)", field="type")
+    return build(kind, fields)
+
+
+def _key(given: dict[str, object]) -> str | None:
+    """Take the item's own name out of its fields."""
+    keys = [given.pop(name) for name in ("key", "id") if name in given]
+    if not keys or keys == [None]:
+        return None
+    if len(keys) > 1:
+        raise InvalidTaskError("'key' and 'id' are both given")
+    if isinstance(keys[0], bool) or not isinstance(keys[0], str | int):
+        raise InvalidTaskError("key must be text or a whole number")
+    return _text_key(str(keys[0]))
+
+
+def _text_key(key: str) -> str:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise InvalidTaskError("key must be proper Unicode text") from None
+    if not key or len(key) > LONGEST_KEY or "\0" in key:
+        raise InvalidTaskError(f"key must be text of 1 to {LONGEST_KEY} characters")
+    return key
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _json_problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(getattr(error, "msg", "not UTF-8"))
+
+
+def _json_word(value: object) -> str:
+    names = {list: "a list", str: "text", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+    return names[type(value)]
