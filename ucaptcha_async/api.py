@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from .codes import PENDING_CODES, by_status, error_for
-from .errors import APIConnectionError, ProtocolError, UCaptchaError
+from .errors import APIConnectionError, ProtocolError, UCaptchaError, UnsolvableError
 from .http import Http, Reply, Sending, UnansweredError
 from .limits import Limiter
 from .secrecy import SecretBytes, SecretStr, redact, without_frames
@@ -234,4 +234,6 @@ def plain(value: Any) -> Any:
 
 def is_fault(error: UCaptchaError) -> bool:
     """Whether a failed poll says nothing of the task, so that it is only a late poll."""
+    if isinstance(error, UnsolvableError):  # retryable by a new task only: this one has ended
+        return False
     return isinstance(error, APIConnectionError | Unreadable) or error.retryable
