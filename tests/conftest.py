@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     virtual = request.node.get_closest_marker("virtual_time") is not None
     if request.param == "asyncio":
-        return ("asyncio", {"loop_factory": VirtualLoop} if virtual else {})
+        # A virtual clock needs a loop of its own; in real time the loop may be another (TEST_ASYNCIO=uvloop).
+        real = {"use_uvloop": os.environ.get("TEST_ASYNCIO") == "uvloop"}
+        return ("asyncio", {"loop_factory": VirtualLoop} if virtual else real)
     return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)} if virtual else {})
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
-
 from ucaptcha_async import AsyncClient, RecaptchaV2, Turnstile
 from ucaptcha_async.testing import LocalService
+
+httpx = importlib.import_module(os.environ.get("TEST_HTTP", "httpx"))
+"""The library of the client that is injected: `httpx`, or its twin `httpx2`."""
 
 KEY = "ucap_0123456789abcdef0123456789abcdef"
 V2 = RecaptchaV2(website_url="https://example.com/login", website_key="6Le-wvkSAAAAAPBMRTvw0Q4Muexq9bi0DJwx_mJ-")
