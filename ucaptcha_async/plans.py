@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from statistics import NormalDist
 from typing import NamedTuple
 
 import attrs
@@ -16,11 +15,12 @@ import attrs
 # to 100 observations each, for the least mean cost above the optimum.
 ENOUGH = 3  # observations, below which a fixed interval costs less than what can be learned
 SPREAD = 0.5  # standard deviation of log solve times that is expected before any is known, with the weight of one
-SHAPED = 10.0  # observations in a group up to which its shape is lognormal rather than its own
+SHAPED = 10.0  # observations in a group up to which its shape is a bell rather than its own
 APART = 0.2  # two groups of solve times: the variance within them is at most this share of the whole
 UNKNOWN = (0.2, 12.0, 0.25)  # what has not been seen yet: from, to (intervals), weight (observations)
-BELL = tuple(NormalDist().inv_cdf((part + 0.5) / 60) for part in range(60))
-KERNEL = tuple(NormalDist().inv_cdf((part + 0.5) / 9) for part in range(9))
+# Quantiles of logistic distributions of variance 1: like the normal one, with heavier tails.
+BELL = tuple(math.sqrt(3) / math.pi * math.log((part + 0.5) / (59.5 - part)) for part in range(60))
+KERNEL = tuple(math.sqrt(3) / math.pi * math.log((part + 0.5) / (14.5 - part)) for part in range(15))
 EVEN = tuple(part / 20 - 1 for part in range(41))
 SOONEST = 0.15  # of the age at which a solve was found ready, if only that is known: no sooner was it ready
 BLURS = 3
@@ -111,7 +111,7 @@ def placed(samples: list[Sample], before: Plan) -> list[tuple[float, float]]:
 
 
 def estimate(points: list[tuple[float, float]], interval: float, step: float, cells: int) -> list[float]:
-    """A smooth distribution from few points: per group a lognormal that gives way to the points' own shape."""
+    """A smooth distribution from few points: per group a bell in log time that gives way to the points' own shape."""
     density = [0.0] * cells
     total = sum(weight for _, weight in points)
     # Faded points count for less: this is how many equal ones would be as certain.

@@ -93,7 +93,7 @@ class Polling:
     first: float | None = attrs.field(default=None, converter=_first)
     schedule: tuple[float, ...] | None = attrs.field(default=None, converter=_ages)
     jitter: float = attrs.field(default=0.1, converter=_jitter)
-    poll_price: float = attrs.field(default=0.6, converter=_poll_price)
+    poll_price: float = attrs.field(default=0.65, converter=_poll_price)
     max_spacing: float = attrs.field(default=60.0, converter=_max_spacing)
     callback_net: float = attrs.field(default=30.0, converter=_callback_net)
     memory: int = attrs.field(default=100, converter=_memory)
