@@ -6,7 +6,7 @@ Every request passes through here once: paced, sent, heard by the limiter, under
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -22,7 +22,23 @@ from .wire import SecretMapping
 JSON = dict[str, Any]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_decode = json.JSONDecoder(parse_float=Decimal).decode
+
+
+def _decimal(text: str) -> Decimal:
+    """A number with a point or an exponent; an exponent beyond all bounds must not make the answer unreadable."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal("NaN")
+
+
+_decode = json.JSONDecoder(parse_float=_decimal).decode
+
+DEEPEST = 64
+"""Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
+
+MOST = Decimal(10) ** 12
+"""The largest amount of money or time that is believed: sums must not overflow."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,11 +104,17 @@ class Api:
         body, received_at = await self._call(
             "/createTask", {"task": SecretMapping(task), **chosen}, sending=sending, secrets=secrets
         )
-        return _answer(body, received_at)
+        return self._answer(body, received_at, secrets)
 
-    async def get_task_result(self, task_id: str) -> Answer:
-        """`POST /getTaskResult`. Source: docs/api/ucaptcha/get-task-result."""
-        return _answer(*await self._call("/getTaskResult", {"taskId": wire_id(task_id)}, task_id=task_id))
+    async def get_task_result(self, task_id: str, departing: Callable[[], None] | None = None) -> Answer:
+        """`POST /getTaskResult`. Source: docs/api/ucaptcha/get-task-result.
+
+        Args:
+            task_id: The task.
+            departing: Called when the request departs.
+        """
+        fields = {"taskId": wire_id(task_id)}
+        return self._answer(*await self._call("/getTaskResult", fields, task_id=task_id, departing=departing))
 
     async def get_balance(self) -> Decimal:
         """`POST /getBalance`, in USD. Source: docs/api/ucaptcha/get-balance."""
@@ -116,6 +138,7 @@ class Api:
         task_id: str | None = None,
         sending: Sending | None = None,
         secrets: tuple[str, ...] = (),
+        departing: Callable[[], None] | None = None,
     ) -> tuple[JSON, Reply]:
         body = SecretBytes(_encode({"clientKey": self._key, **fields}).encode())
         reply, departed = None, False
@@ -127,6 +150,8 @@ class Api:
                 self.limiter.lost()
             await self.limiter.acquire()
             departed = True
+            if departing is not None:
+                departing()
 
         assert self.http is not None
         try:
@@ -150,15 +175,17 @@ class Api:
 
     def _understand(self, reply: Reply, path: str, task_id: str | None, secrets: tuple[str, ...]) -> JSON:
         body = _object(reply.content)
-        code, description = None, ""
         if body is not None:
-            code = body.get("errorCode") if isinstance(body.get("errorCode"), str) else None
-            text = body.get("errorDescription")
-            description = self._clean(text, secrets) if isinstance(text, str) else ""
+            code, told = _text(body.get("errorCode")), _text(body.get("errorDescription"))
+            given = _id(body.get("taskId"))
+            task_id = task_id or given
             if code in PENDING_CODES:
-                return SecretMapping(status="processing")
+                return SecretMapping(status="processing", taskId=given)
             if body.get("errorId") or (code and reply.status >= 400):
-                raise error_for(code, reply.status, description, task_id=task_id)
+                raise error_for(code, reply.status, self._clean(told or "", secrets), task_id=task_id)
+            if given is not None or body.get("solution"):
+                # What is paid for must not be lost to an odd HTTP status.
+                return body
         if reply.status >= 300:
             raise by_status(reply.status, f"{path.removeprefix('/')} answered HTTP {reply.status}", task_id=task_id)
         if body is None:
@@ -166,6 +193,10 @@ class Api:
                 f"{path.removeprefix('/')} answered with something that is not a JSON object", task_id=task_id
             )
         return body
+
+    def _answer(self, body: JSON, reply: Reply, secrets: tuple[str, ...] = ()) -> Answer:
+        told = _text(body.get("errorDescription"))
+        return _answer(body, reply, None if told is None else self._clean(told, secrets))
 
     def _clean(self, text: str, secrets: tuple[str, ...] = ()) -> str:
         return redact(text, (self._key, *secrets))
@@ -184,12 +215,11 @@ def _object(content: bytes) -> JSON | None:
     return SecretMapping(body) if isinstance(body, dict) else None
 
 
-def _answer(body: JSON, reply: Reply) -> Answer:
+def _answer(body: JSON, reply: Reply, error_description: str | None) -> Answer:
     status, solution = body.get("status"), body.get("solution")
     if not isinstance(status, str):
         # Some services of the family leave the status out: a solution says enough.
         status = "ready" if isinstance(solution, dict | str) and solution else "processing"
-    code, text = body.get("errorCode"), body.get("errorDescription")
     milliseconds = _money(body.get("solveTime"))
     return Answer(
         task_id=_id(body.get("taskId")),
@@ -197,12 +227,16 @@ def _answer(body: JSON, reply: Reply) -> Answer:
         solution=plain(solution),
         cost=_money(body.get("cost")),
         solve_time=None if milliseconds is None else float(milliseconds) / 1000,
-        error_code=code if isinstance(code, str) else None,
-        error_description=text if isinstance(text, str) else None,
+        error_code=_text(body.get("errorCode")),
+        error_description=error_description,
         sent_at=reply.sent_at,
         received_at=reply.received_at,
         raw=body,
     )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _id(value: object) -> str | None:
@@ -211,24 +245,26 @@ def _id(value: object) -> str | None:
 
 
 def _money(value: object) -> Decimal | None:
-    """Read a number or a string as a finite, non-negative `Decimal`; anything else is as good as absent."""
+    """Read a number or a string as a `Decimal` from 0 to `MOST`; anything else is as good as absent."""
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         return None
     try:
         number = Decimal(value)
     except InvalidOperation:
         return None
-    return number if number.is_finite() and number >= 0 else None
+    return number if number.is_finite() and 0 <= number <= MOST else None
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """JSON as callers know it: money has been read, so that other numbers may be floats again."""
     if isinstance(value, Decimal):
         return float(value)
+    if isinstance(value, dict | list) and depth >= DEEPEST:
+        return None
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [plain(item, depth + 1) for item in value]
     return value
 
 

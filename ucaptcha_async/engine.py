@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+import math
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import anyio
 import attrs
 
-from .api import Api
+from .api import Answer, Api
 from .breaker import Breaker
 from .budget import Budget, Reservation
 from .errors import JournalError, SubmitUncertainError, UCaptchaError
 from .events import Event, Hook, JournalFailed, Uncertain
-from .journal import Claim, Intent, Journal, State
+from .journal import Claim, ClaimKind, Intent, Journal, State
 from .limits import InFlight
 from .polling import Polling
 from .results import Attempt
@@ -49,6 +50,25 @@ class Walk:
     from_journal: bool = False
     trouble: UCaptchaError | None = None
     attempts: list[Attempt] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class Watch:
+    """One who asks for a task, while others in this client wait for the same task."""
+
+    answer: Answer | None = None
+    _ended: anyio.Event | None = None
+
+    async def outcome(self) -> Answer | None:
+        """Wait for the end of it; `None` if it ended without an answer."""
+        self._ended = self._ended or anyio.Event()
+        await self._ended.wait()
+        return self.answer
+
+    def end(self) -> None:
+        """Tell the others."""
+        if self._ended is not None:
+            self._ended.set()
 
 
 @attrs.define(eq=False)
@@ -87,6 +107,8 @@ class Engine:
     money_moved: anyio.Event | None = None
     _unknown_words: set[str] = attrs.field(factory=set)
     _keys: dict[str, list[Any]] = attrs.field(factory=dict)
+    _watches: dict[str, Watch] = attrs.field(factory=dict)
+    _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
 
     def emit(self, kind: type[Event], walk: Walk, **details: Any) -> None:
         """Tell the hook, if there is one."""
@@ -117,6 +139,32 @@ class Engine:
         self.money_moved = self.money_moved or anyio.Event()
         await self.money_moved.wait()
         return True
+
+    async def watched(self, task_id: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask for a task, or wait for whoever in this client asks for it already: it is not polled twice as often."""
+        while (other := self._watches.get(task_id)) is not None:
+            answer = await other.outcome()
+            if answer is not None:
+                return answer
+        mine = self._watches[task_id] = Watch()
+        try:
+            mine.answer = await ask()
+            return mine.answer
+        finally:
+            del self._watches[task_id]
+            mine.end()
+
+    def leave(self, task_id: str, next_poll: float) -> None:
+        """Remember when a task that nobody waits for any more may be asked for again."""
+        now = anyio.current_time()
+        while self._left and next(iter(self._left.values())) <= now:
+            self._left.popitem(last=False)
+        self._left[task_id] = min(next_poll, now + self.polling.interval)
+        self._left.move_to_end(task_id)
+
+    def may_poll_at(self, task_id: str) -> float:
+        """When a task may be asked for, after an earlier wait for it was given up."""
+        return self._left.pop(task_id, -math.inf)
 
     def alone_with(self, key: str | None) -> AbstractAsyncContextManager[None]:
         """One solve of a key at a time, so that the second finds what the first has done."""
@@ -158,6 +206,7 @@ class Ticket:
     place: bool = False
     reservation: Reservation | None = None
     row: str | None = None
+    follows: bool = False
 
     async def take_place(self) -> None:
         """Wait for a place in flight."""
@@ -178,8 +227,8 @@ class Ticket:
             return None
         intent = Intent(account=engine.account, host=engine.host, type=self.walk.task_type, key=self.walk.key)
         claim = await engine.journal.begin(intent, resubmit=engine.on_uncertain == "resubmit")
-        if claim.mine:
-            self.row = claim.submit_id
+        if claim.mine or claim.kind is ClaimKind.HELD:
+            self.row, self.follows = claim.submit_id, not claim.mine
         return claim
 
     async def accepted(self, task_id: str) -> None:
@@ -188,18 +237,19 @@ class Ticket:
 
     async def solved(self, task_id: str | None, cost: Decimal | None, solve_time: float | None, solution: Any) -> None:
         """The end, with a solution."""
-        spent = self.engine.tally.spent
-        if cost is not None:
-            spent[self.walk.task_type] = spent.get(self.walk.task_type, Decimal(0)) + cost
         if self.engine.budget is not None and self.reservation is not None:
             self.engine.budget.settle(self.reservation, cost, anyio.current_time())
             self.engine.money_has_moved()
         kept = solution if isinstance(solution, dict) else None
-        await self._end(
+        first = await self._end(
             lambda journal, row: journal.finished(
                 row, State.SOLVED, task_id=task_id, cost=cost, solve_time=solve_time, solution=kept
             )
         )
+        spent = self.engine.tally.spent
+        # Two who wait for the same task of the journal have paid for it once.
+        if cost is not None and first is not False:
+            spent[self.walk.task_type] = spent.get(self.walk.task_type, Decimal(0)) + cost
 
     async def failed(self, task_id: str | None, error_code: str | None) -> None:
         """The end, refunded."""
@@ -229,7 +279,8 @@ class Ticket:
         """Nobody waits any more; the task may still finish, and may be waited for again."""
         self.keep()
         self.release_place()
-        await self._write(lambda journal, row: journal.abandoned(row))
+        if not self.follows:
+            await self._write(lambda journal, row: journal.abandoned(row))
 
     def release_place(self) -> None:
         """Give the place in flight to the next."""
@@ -250,19 +301,20 @@ class Ticket:
             self.engine.budget.keep(self.reservation, anyio.current_time())
             self.engine.money_has_moved()
 
-    async def _end(self, write: Callable[[Journal, str], Awaitable[object]]) -> None:
+    async def _end(self, write: Callable[[Journal, str], Awaitable[object]]) -> object:
         self.release_place()
-        await self._write(write)
+        answer = await self._write(write)
         self.row = None
+        return answer
 
-    async def _write(self, write: Callable[[Journal, str], Awaitable[object]]) -> None:
-        if self.engine.journal is not None and self.row is not None:
-            await self.engine.written(self.walk, write(self.engine.journal, self.row))
+    async def _write(self, write: Callable[[Journal, str], Awaitable[object]]) -> object:
+        if self.engine.journal is None or self.row is None:
+            return None
+        return await self.engine.written(self.walk, write(self.engine.journal, self.row))
 
 
 def attempted(walk: Walk, error: UCaptchaError | None, cost: Decimal | None, mode: str | None) -> None:
     """Note one createTask of a solve, and how it went."""
     uncertain = isinstance(error, SubmitUncertainError)
-    walk.attempts.append(
-        Attempt(task_id=walk.task_id, error=error, cost=cost, selection_mode=mode, uncertain=uncertain)
-    )
+    task_id = walk.task_id if error is None else error.task_id or walk.task_id
+    walk.attempts.append(Attempt(task_id=task_id, error=error, cost=cost, selection_mode=mode, uncertain=uncertain))

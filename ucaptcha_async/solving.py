@@ -129,7 +129,7 @@ class Job(Generic[S]):
         self._engine.tally.waiting += 1
         self._expect()
         try:
-            answer = self._answer or await self._poll()
+            answer = self._answer or await self._watched()
             self._answer = answer
             return await self._settle(answer)
         except UCaptchaError as error:
@@ -153,21 +153,45 @@ class Job(Generic[S]):
             self._at = self._at or anyio.current_time()
             net = engine.callbacks is not None
             self._clock = PollClock(engine.polling, engine.times, self._walk.task_type, self._at, engine.rng, net=net)
+        if self.task_id is not None:
+            self._clock.next_poll = max(self._clock.next_poll, engine.may_poll_at(self.task_id))
         return self._clock
 
-    async def _poll(self) -> Answer:
-        clock, engine = self._schedule(), self._engine
+    async def _watched(self) -> Answer:
         assert self.task_id is not None
+        return await self._engine.watched(self.task_id, self._poll)
+
+    async def _poll(self) -> Answer:
+        assert self.task_id is not None
+        clock = self._schedule()
+        try:
+            return await self._polled(clock, self.task_id)
+        finally:
+            self._engine.leave(self.task_id, clock.next_poll)
+
+    async def _polled(self, clock: PollClock, task_id: str) -> Answer:
+        engine = self._engine
+        left_at: float | None = None
+
+        def departing() -> None:
+            nonlocal left_at
+            left_at = anyio.current_time()
+
         while True:
             await self._until(clock)
             engine.tally.polls += 1
+            left_at = None
             try:
-                answer = await engine.api.get_task_result(self.task_id)
+                answer = await engine.api.get_task_result(task_id, departing)
             except UCaptchaError as error:
                 if not is_fault(error):
                     raise
                 self._late(clock, error)
                 continue
+            except BaseException:
+                if left_at is not None:
+                    self._interrupted(clock, left_at)
+                raise
             self._walk.trouble = None
             clock.polled(answer.sent_at)
             if answer.status in (Status.READY, Status.FAILED):
@@ -176,6 +200,13 @@ class Job(Generic[S]):
                 engine.report_unknown(answer.status)
             clock.pending(answer.received_at)
             engine.emit(Polled, self._walk, status=answer.status, polls=clock.polls)
+
+    def _interrupted(self, clock: PollClock, left_at: float) -> None:
+        """The wait was given up during a poll. The next one keeps the distance, by a little more each time, or short
+        waits in a row might all end just before the answer.
+        """
+        clock.polled(left_at)
+        clock.next_poll += self._engine.rng.random() * self._engine.polling.interval / 5
 
     async def _until(self, clock: PollClock) -> None:
         callbacks = self._engine.callbacks
@@ -435,6 +466,9 @@ async def _unsubmitted(ticket: Ticket, order: Submit | None, error: BaseExceptio
         # Cancelled, and the answer came within the grace: the task is paid for and known.
         if order.answer.task_id is not None:
             await ticket.accepted(order.answer.task_id)
+        await ticket.parked()
+    elif isinstance(error, SubmitUncertainError) and error.task_id is not None:
+        await ticket.accepted(error.task_id)
         await ticket.parked()
     elif isinstance(error, SubmitUncertainError):
         await ticket.uncertain()
