@@ -43,7 +43,8 @@ def fate_of(error: UCaptchaError, sending: Sending) -> Fate:
     if isinstance(error, APIConnectionError):
         return Fate.UNKNOWN if sending.sent else Fate.REFUSED_FOR_NOW
     if isinstance(error, RateLimitedError | NoProviderError):
-        return Fate.REFUSED_FOR_NOW
+        # An answer that refuses and names a task contradicts itself.
+        return Fate.REFUSED_FOR_NOW if error.task_id is None else Fate.UNKNOWN
     if isinstance(error, Unreadable) or (isinstance(error, ServiceError) and _server_fault(error)):
         return Fate.UNKNOWN
     return Fate.REFUSED
@@ -124,7 +125,7 @@ class Submit:
 
 def _uncertain(error: UCaptchaError) -> SubmitUncertainError:
     message = f"the task was sent and may have been accepted and charged; no readable answer came: {error.message}"
-    return SubmitUncertainError(message, error_code=error.error_code)
+    return SubmitUncertainError(message, error_code=error.error_code, task_id=error.task_id)
 
 
 async def sheltered(call: Callable[[], Awaitable[object]], sending: Sending, grace: float) -> None:
