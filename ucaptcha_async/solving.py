@@ -470,9 +470,6 @@ async def _unsubmitted(ticket: Ticket, order: Submit | None, error: BaseExceptio
     elif isinstance(error, SubmitUncertainError) and error.task_id is not None:
         await ticket.accepted(error.task_id)
         await ticket.parked()
-    elif isinstance(error, SubmitUncertainError) and error.task_id is not None:
-        await ticket.accepted(error.task_id)
-        await ticket.parked()
     elif isinstance(error, SubmitUncertainError):
         await ticket.uncertain()
     elif isinstance(error, UCaptchaError):
