@@ -1,0 +1,25 @@
+"""The headline: 5,000 solves in flight, 1,000 requests a second, 100 ms of latency, one core.
+
+Every task takes the same time and is asked for every 5 s, by ours as by the hand-written loop, so that all do the same
+work: 5,000 submits in the first 5 s, then 1,000 polls a second until the end. The ideal is that of `job`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import job
+
+if TYPE_CHECKING:
+    from .harness import Bench
+
+COUNT = 5_000
+CONTESTANTS = ("ours", "ours, fast", "aiohttp by hand")
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """Measure ours and the hand-written loop."""
+    names = [name for name in CONTESTANTS if name in job.contestants(bench)]
+    runs = dict.fromkeys(names, bench.runs)
+    rows = job.compare(bench, names, COUNT, "10" if bench.quick else "20", runs=runs, caps={}, every=5.0)
+    return {"rows": rows, "seconds": 10 if bench.quick else 20}

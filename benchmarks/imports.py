@@ -1,0 +1,50 @@
+"""Import time: `import ucaptcha_async` against its three dependencies alone, in fresh interpreters, in turns."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .harness import Bench
+
+STATEMENTS = {
+    "anyio, attrs, httpx": "import anyio, attrs, httpx",
+    "ucaptcha_async": "import ucaptcha_async",
+    "ucaptcha_async, and a client opened": (
+        "import asyncio, ucaptcha_async as u\n"
+        "async def main():\n"
+        "    async with u.AsyncClient('ucap_benchmark'): pass\n"
+        "asyncio.run(main())"
+    ),
+}
+PROGRAM = """
+import os, time
+core = {core}
+if core is not None:
+    os.sched_setaffinity(0, {{core}})
+wall, cpu = time.perf_counter(), time.process_time()
+{statement}
+print(1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu))
+"""
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """Time each statement."""
+    from .harness import ROOT, Figure, environment, note
+
+    note("imports")
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in STATEMENTS}
+    for number, name in bench.rounds(list(STATEMENTS), 7 if bench.quick else 21):
+        program = PROGRAM.format(core=bench.client_core, statement=STATEMENTS[name])
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+        wall, cpu = map(float, done.stdout.split())
+        if number:  # the first round fills the file cache
+            found[name].append((wall, cpu))
+    rows = [
+        {"statement": name, "wall_ms": Figure.of(w for w, _ in times), "cpu_ms": Figure.of(c for _, c in times)}
+        for name, times in found.items()
+    ]
+    return {"rows": rows}

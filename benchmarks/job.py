@@ -1,0 +1,269 @@
+"""The job: many solves at once, by ours, by hand-written loops and by the other libraries of the family.
+
+All start at the same moment. Solve times are drawn by the service, the same for everybody in one round; its answers
+take 100 ms. The ideal is what nobody can beat who keeps the documented pace of 1,000 requests per second: task number i
+is submitted at i / 1,000 s, and its solution is known as soon as it is ready and the answer has travelled:
+
+    ideal = max over i of (i / 1,000 s + solve time of i) + 100 ms
+
+It knows when to ask. A client that asks every 5 s, as the documentation says, is up to 5 s later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import hand, peers
+from .meter import Ledger, Meter, limit
+
+if TYPE_CHECKING:
+    from ucaptcha_async import AsyncClient, RecaptchaV2
+
+    from .harness import Bench
+
+OURS = {"ours": "httpx", "ours, httpx2": "httpx2", "ours, fast": "fast"}
+BY_HAND = ("httpx by hand", "aiohttp by hand")
+RATE = 1000
+LATENCY = 0.1
+NEEDS = {"ours, fast": "httpx_aiohttp", "aiohttp by hand": "aiohttp"}
+
+# --- in the measured process ------------------------------------------------------------------------------------------
+
+
+async def measure(
+    contestant: str, url: str, key: str, count: int, cap: float, every: float | None = None
+) -> dict[str, Any]:
+    """Solve `count` tasks at once.
+
+    Args:
+        contestant: Who.
+        url: The service.
+        key: The API key.
+        count: How many tasks.
+        cap: Seconds after which it is stopped.
+        every: For ours: a fixed interval of polls in place of the learned one.
+    """
+    meter, ledger = Meter(int(url.rpartition(":")[2])), Ledger()
+    site_keys = [f"site-key-{number}" for number in range(count)]
+    solve_all = prepared(contestant, url, key, site_keys, every, ledger)
+    limit(cap, lambda: {**meter.report(), **ledger.report()})
+    ticker = asyncio.create_task(meter.tick())
+    await asyncio.sleep(0)
+    meter.start()
+    await solve_all()
+    result = {**meter.report(), **ledger.report(), "ended": True}
+    ticker.cancel()
+    return result
+
+
+def prepared(
+    contestant: str, url: str, key: str, site_keys: list[str], every: float | None, ledger: Ledger
+) -> functools.partial[Any]:
+    """Import what is needed, so that only the work is measured."""
+    if contestant in OURS:
+        import ucaptcha_async  # noqa: F401
+
+        return functools.partial(_ours, OURS[contestant], url, key, site_keys, every, ledger)
+    if contestant in BY_HAND:
+        library = contestant.partition(" ")[0]
+        __import__(library)
+        return functools.partial(_by_hand, library, url, key, site_keys, ledger)
+    return functools.partial(peers.solve_all, contestant, url, key, site_keys, ledger)
+
+
+async def _ours(transport: str, url: str, key: str, site_keys: list[str], every: float | None, ledger: Ledger) -> None:
+    from ucaptcha_async import AsyncClient, Polling, RecaptchaV2
+
+    polling = None if every is None else Polling(interval=every, first=every)
+    tasks = (RecaptchaV2(website_url=hand.PAGE, website_key=site_key) for site_key in site_keys)
+    async with AsyncClient(key, base_url=url, transport=transport, polling=polling) as client:  # type: ignore[arg-type]
+        await _keep(client, tasks, ledger)
+
+
+async def _keep(client: AsyncClient, tasks: Iterable[RecaptchaV2], ledger: Ledger) -> None:
+    async with client.solve_many(tasks) as outcomes:
+        async for outcome in outcomes:
+            if outcome.error is None:
+                ledger.solved(outcome.index)
+            else:
+                ledger.failed(outcome.error)
+
+
+async def _by_hand(library: str, url: str, key: str, site_keys: list[str], ledger: Ledger) -> None:
+    async with hand.aiohttp_post(url) if library == "aiohttp" else hand.httpx_post(url) as post:
+        await hand.solve_all(post, key, site_keys, RATE, ledger)
+
+
+# --- in the command ---------------------------------------------------------------------------------------------------
+
+
+def contestants(bench: Bench) -> list[str]:
+    """Who can be measured here."""
+    from .harness import installed
+
+    return [name for name in ("ours", "ours, fast", *BY_HAND) if installed(NEEDS.get(name, "httpx"))] + list(
+        bench.peers
+    )
+
+
+def one(bench: Bench, contestant: str, count: int, solve_time: str, seed: int, cap: float, **how: Any) -> Any:
+    """Measure one contestant against a fresh service; `None` if it said nothing at all."""
+    from .harness import KEY
+
+    dialect = peers.DIALECTS.get(contestant, "ucaptcha")
+    with bench.service(dialect=dialect, latency=LATENCY, solve_time=solve_time, seed=seed) as service:
+        result = bench.measure(
+            "job:measure",
+            within=cap + 30,
+            python=bench.peers.get(contestant) or _this_python(),
+            contestant=contestant,
+            url=service.url,
+            key=KEY,
+            count=count,
+            cap=cap,
+            **how,
+        )
+        books = service.books(full=True)
+    return None if result is None else figures(result, books, count)
+
+
+def _this_python() -> str:
+    import sys
+
+    return sys.executable
+
+
+def figures(result: Mapping[str, Any], books: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Compare what the client says with the service's books."""
+    known: dict[str, float] = result["known"]
+    tasks: Sequence[dict[str, Any]] = books["task_list"]
+    ready = {task["website_key"]: task["ready_at"] for task in tasks}
+    delays = sorted(at - ready[f"site-key-{number}"] for number, at in known.items())
+    solved, failed = len(known), sum(result["errors"].values())
+    paid = sum(not task["refunded"] for task in tasks)
+    end = max(known.values(), default=result["ended_at"]) if result["ended"] else result["ended_at"]
+    return {
+        "solved": solved,
+        "failed": failed,
+        "errors": result["errors"],
+        "pending": count - solved - failed,
+        "paid_not_delivered": paid - solved,
+        "ended": result["ended"],
+        "wall": end - result["started_at"],
+        "cpu_ms": 1000 * result["cpu"] / solved if solved else None,
+        "cpu_ms_per_request": 1000 * result["cpu"] / max(books["requests"], 1),
+        "cpu": result["cpu"],
+        "peak_memory_mb": result["peak_memory"] / 1e6,
+        "connections": result["connections"],
+        "threads": result["threads"],
+        "stall_ms": 1000 * result["stall"],
+        "stall_at_first_ms": 1000 * result["stall_at_first"],
+        "worst_window": books["worst_window"],
+        "throttled": books["status_counts"].get("429", 0),
+        "requests": books["requests"],
+        "polls": books["polls"] / len(tasks) if tasks else None,
+        "delay": statistics.fmean(delays) if delays else None,
+        "delay_p95": delays[int(0.95 * (len(delays) - 1))] if delays else None,
+        "solve_times": [task["ready_at"] - task["created_at"] for task in tasks] if len(tasks) == count else None,
+    }
+
+
+def ideal(solve_times: Sequence[float]) -> float:
+    """The least wall time, in seconds; see the module."""
+    return max(number / RATE + time for number, time in enumerate(solve_times)) + LATENCY
+
+
+def summary(client: str, count: int, results: Sequence[dict[str, Any]], ideals: Sequence[float]) -> dict[str, Any]:
+    """One row of the table."""
+    from .harness import Figure
+
+    numbers = (
+        *(
+            "solved",
+            "failed",
+            "pending",
+            "paid_not_delivered",
+            "wall",
+            "cpu_ms",
+            "cpu_ms_per_request",
+            "peak_memory_mb",
+        ),
+        *(
+            "connections",
+            "threads",
+            "stall_ms",
+            "stall_at_first_ms",
+            "worst_window",
+            "throttled",
+            "requests",
+            "polls",
+            "delay",
+            "delay_p95",
+        ),
+    )
+    errors: dict[str, int] = {}
+    for result in results:
+        for name, times in result["errors"].items():
+            errors[name] = errors.get(name, 0) + times
+    return {
+        "client": client,
+        "count": count,
+        "ended": all(result["ended"] for result in results),
+        "errors": errors,
+        "over_ideal": Figure.of(r["wall"] / least for r, least in zip(results, ideals, strict=True)),
+        **{name: Figure.of(result[name] for result in results) for name in numbers},
+    }
+
+
+def compare(
+    bench: Bench,
+    names: Sequence[str],
+    count: int,
+    solve_time: str,
+    *,
+    runs: Mapping[str, int],
+    caps: Mapping[str, float],
+    cap: float = 90.0,
+    **how: Any,
+) -> list[dict[str, Any]]:
+    """Let some contestants do the same job in turns."""
+    from .harness import note
+
+    found: dict[str, list[tuple[int, dict[str, Any]]]] = {name: [] for name in names}
+    least: dict[int, float] = {}
+    for number, name in bench.rounds(names, max(runs.values())):
+        if number >= runs[name]:
+            continue
+        result = one(bench, name, count, solve_time, number, caps.get(name, cap), **how)
+        if result is None:
+            continue
+        note(f"{count} solves, {name}: {result['solved']} solved in {result['wall']:.1f} s")
+        if result["solve_times"] is not None:
+            least.setdefault(number, ideal(result.pop("solve_times")))
+        found[name].append((number, result))
+    return [
+        {
+            **summary(name, count, [r for _, r in results], [least.get(number, float("nan")) for number, _ in results]),
+            "ideal": least.get(0),
+        }
+        for name, results in found.items()
+        if results
+    ]
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """All sizes. The largest is measured once for the peers, and stopped when it takes too long."""
+    names = contestants(bench)
+    sizes = (200,) if bench.quick else (200, 1000, 5000)
+    rows = []
+    for count in sizes:
+        few = 1 if count > 200 else bench.runs
+        runs = {name: few if name in bench.peers else bench.runs for name in names}
+        caps = dict.fromkeys(bench.peers, 60.0 + count / 100)
+        solve_time = "6~0.2" if bench.quick else "8~0.25"
+        rows += compare(bench, names, count, solve_time, runs=runs, caps=caps)
+    return {"rows": rows}

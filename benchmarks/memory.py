@@ -1,0 +1,133 @@
+"""Memory: what each of 10,000 waiting solves holds.
+
+By how much the resident memory of the client's process grows from 2,000 to 10,000 accepted tasks that nobody has asked
+for yet, shared out. At most 200 are on their way to the service at a time. "A task that sleeps" is the floor: an event
+loop's own task with a deadline and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from .hand import PAGE
+from .meter import memory
+
+if TYPE_CHECKING:
+    from ucaptcha_async import AsyncClient, RecaptchaV2
+
+    from .harness import Bench
+
+FIRST, COUNT = 2_000, 10_000
+AHEAD = 200
+WAYS = ("solve", "solve_many", "a task that sleeps")
+
+Start = Callable[[Any, int], Awaitable[None]]
+
+# --- in the measured process ------------------------------------------------------------------------------------------
+
+
+def measure(way: str, backend: str, url: str, key: str, count: int) -> dict[str, Any]:
+    """Start the solves and weigh them."""
+    import anyio
+
+    result: dict[str, Any] = anyio.run(functools.partial(_weigh, way, url, key, count), backend=backend)
+    return result
+
+
+async def _weigh(way: str, url: str, key: str, count: int) -> dict[str, Any]:
+    import anyio
+
+    async with _way(way, url, key) as (start, waiting), anyio.create_task_group() as group:
+        weights = []
+        started = 0
+        for stage in (FIRST, count):
+            while started < stage:
+                if started - waiting() < AHEAD:
+                    await start(group, started)
+                    started += 1
+                else:
+                    await anyio.sleep(0.001)
+            while waiting() < stage:  # noqa: ASYNC110 - an event would have to live in the client
+                await anyio.sleep(0.01)
+            gc.collect()
+            weights.append(memory())
+        group.cancel_scope.cancel()
+    return {"bytes": (weights[1] - weights[0]) / (count - FIRST)}
+
+
+@asynccontextmanager
+async def _way(way: str, url: str, key: str) -> AsyncIterator[tuple[Start, Callable[[], int]]]:
+    import anyio
+
+    from ucaptcha_async import AsyncClient, Polling, RateLimiter, RecaptchaV2
+
+    if way == "a task that sleeps":
+        sleeping = 0
+
+        async def sleep_on() -> None:
+            nonlocal sleeping
+            with anyio.fail_after(3600):
+                sleeping += 1
+                await anyio.sleep(3000)
+
+        async def start(group: Any, number: int) -> None:
+            group.start_soon(sleep_on)
+
+        yield start, lambda: sleeping
+        return
+    limiter = RateLimiter(10_000_000)
+    options: dict[str, Any] = {"polling": Polling(first=3000), "rate_limit": limiter, "max_in_flight": None}
+    async with AsyncClient(key, base_url=url, timeout=3600, **options) as client:
+        starter = _one_by_one if way == "solve" else _one_stream
+        yield starter(client, RecaptchaV2), lambda: client.statistics().waiting
+
+
+def _one_by_one(client: AsyncClient, kind: type[RecaptchaV2]) -> Start:
+    async def start(group: Any, number: int) -> None:
+        group.start_soon(client.solve, kind(website_url=PAGE, website_key=f"site-key-{number}"))
+
+    return start
+
+
+def _one_stream(client: AsyncClient, kind: type[RecaptchaV2]) -> Start:
+    import anyio
+
+    send, receive = anyio.create_memory_object_stream[Any](AHEAD)
+
+    async def drain() -> None:
+        async with client.solve_many(receive, max_pending=100_000) as outcomes:
+            async for _ in outcomes:
+                raise AssertionError("nothing is ready in this benchmark")
+
+    async def start(group: Any, number: int) -> None:
+        if number == 0:
+            group.start_soon(drain)
+        await send.send(kind(website_url=PAGE, website_key=f"site-key-{number}"))
+
+    return start
+
+
+# --- in the command ---------------------------------------------------------------------------------------------------
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """Weigh each way on each event loop."""
+    from .harness import KEY, Figure, installed, note
+
+    backends = ["asyncio"] if bench.quick or not installed("trio") else ["asyncio", "trio"]
+    cells = [(way, backend) for backend in backends for way in WAYS]
+    found: dict[tuple[str, str], list[float]] = {cell: [] for cell in cells}
+    with bench.service(solve_time="36000", rate_limit=10_000_000) as service:
+        for _, (way, backend) in bench.rounds(cells):
+            note(f"memory: {way}, {backend}")
+            result = bench.measure(
+                "memory:measure", within=120, way=way, backend=backend, url=service.url, key=KEY, count=COUNT
+            )
+            if result is not None:
+                found[way, backend].append(result["bytes"] / 1000)
+    rows = [{"way": way, "backend": backend, "kb": Figure.of(values)} for (way, backend), values in found.items()]
+    return {"count": COUNT, "rows": rows}
