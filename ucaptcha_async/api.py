@@ -164,7 +164,11 @@ class Api:
             if departed:
                 self.requests += 1
                 self._tell_limiter(reply)
-        return self._understand(reply, path, task_id, secrets), reply
+        try:
+            return self._understand(reply, path, task_id, secrets), reply
+        except UCaptchaError as error:
+            error.retry_after = _seconds(reply.headers.get("retry-after"))
+            raise
 
     def _tell_limiter(self, reply: Reply | None) -> None:
         if reply is None:
@@ -205,6 +209,11 @@ class Api:
 def wire_id(task_id: str) -> str | int:
     """Services of the family with integer ids want them back as integers; uCaptcha's are UUIDs."""
     return int(task_id) if task_id.isdecimal() and len(task_id) < 19 else task_id
+
+
+def _seconds(text: str | None) -> float | None:
+    """`Retry-After` as seconds. Its other form, a date, is for the limiter, which knows the service's clock."""
+    return float(text) if text is not None and text.isdecimal() and len(text) < 6 else None
 
 
 def _object(content: bytes) -> JSON | None:

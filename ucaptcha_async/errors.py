@@ -43,6 +43,7 @@ class UCaptchaError(Exception):
         retryable: Whether the same call may succeed later without a change by the caller.
         charged: Whether money was spent: `True`, `False` (never charged, or refunded), `None` for unknown.
         attempts: Each `createTask` of the solve that ended with this error, in order.
+        retry_after: Seconds that the service asks to wait (its `Retry-After`), if it does.
     """
 
     retryable: bool = False
@@ -50,6 +51,7 @@ class UCaptchaError(Exception):
     task_id: str | None = None
     error_code: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    retry_after: float | None = None
 
     def __init__(
         self,

@@ -150,9 +150,17 @@ class Job(Generic[S]):
     def _schedule(self) -> PollClock:
         engine = self._engine
         if self._clock is None:
+            resumed = not self._at
             self._at = self._at or anyio.current_time()
-            net = engine.callbacks is not None
-            self._clock = PollClock(engine.polling, engine.times, self._walk.task_type, self._at, engine.rng, net=net)
+            self._clock = PollClock(
+                engine.polling,
+                engine.times,
+                self._walk.task_type,
+                self._at,
+                engine.rng,
+                net=engine.callbacks is not None,
+                resumed=resumed,
+            )
         if self.task_id is not None:
             self._clock.next_poll = max(self._clock.next_poll, engine.may_poll_at(self.task_id))
         return self._clock
@@ -222,7 +230,7 @@ class Job(Generic[S]):
         """A failed poll is a late poll."""
         now = anyio.current_time()
         clock.polled(now)
-        clock.faulted(now)
+        clock.faulted(now, error.retry_after)
         engine, walk = self._engine, self._walk
         walk.trouble = error
         if isinstance(error, RateLimitedError):
@@ -272,6 +280,8 @@ class Job(Generic[S]):
     async def _end(self, error: UCaptchaError) -> None:
         error.task_id = error.task_id or self.task_id
         attempted(self._walk, error, None, self._mode)
+        if self._clock is not None:
+            self._clock.ended()
         if isinstance(error, UnsolvableError):
             await self._ticket.failed(self.task_id, error.error_code)
         elif isinstance(error, TaskNotFoundError):
