@@ -218,7 +218,8 @@ async def test_events_tell_the_story() -> None:
     """Submitted, polled and solved, in order, with ids and times, and none shows the token."""
     events: list[Any] = []
     service = LocalService(solve_time=14)
-    async with opened(service, on_event=events.append, polling=Polling(schedule=(5, 10, 15))) as client:
+    polling = Polling(schedule=(5, 10, 15), jitter=0)
+    async with opened(service, on_event=events.append, polling=polling) as client:
         solution = await client.solve(V2)
 
     assert [Submitted, Polled, Polled, Solved] == [type(event) for event in events]
