@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ NOT_FIELDS = frozenset({"type", "extra"})
 _LONGEST_PATH = 1024
 
 
+@functools.lru_cache(4096)
 def fold(name: str) -> str:
     """A name without what people spell differently."""
     return "".join(c for c in name.lower() if c not in "-_. ")
@@ -98,7 +100,7 @@ def build(name: str, fields: Mapping[str, object]) -> Task[Any]:
         if field.alias in values:
             raise InvalidTaskError(f"{field.alias} is given twice", field=field.alias)
         values[str(field.alias)] = convert(field, value)
-    missing = [str(field.alias) for field in _required(kind) if field.alias not in values]
+    missing = [field for field in _REQUIRED[kind.__name__] if field not in values]
     if missing:
         raise InvalidTaskError(f"{name} needs {' and '.join(missing)}", field=missing[0])
     make: Any = kind  # each class has fields of its own
@@ -114,10 +116,10 @@ def _raw(name: str, fields: Mapping[str, object]) -> Task[Any]:
     return Task(name, **given)
 
 
-def _fields_of(kind: type[Task[Any]]) -> dict[str, attrs.Attribute[Any]]:
+def _spellings(kind: type[Any]) -> dict[str, attrs.Attribute[Any]]:
     """The fields of a kind by each of their folded names: the library's and the service's."""
     known: dict[str, attrs.Attribute[Any]] = {}
-    for field in attrs.fields(kind):  # type: ignore[arg-type]
+    for field in attrs.fields(kind):
         if field.init and field.alias not in NOT_FIELDS:
             known[fold(str(field.alias))] = field
             on_wire = field.metadata.get("wire", (None, None))[0]
@@ -126,13 +128,19 @@ def _fields_of(kind: type[Task[Any]]) -> dict[str, attrs.Attribute[Any]]:
     return known
 
 
+_FIELDS = {kind.__name__: _spellings(kind) for kind in KINDS.values()}
+_REQUIRED = {
+    name: [str(field.alias) for field in dict.fromkeys(fields.values()) if field.default is attrs.NOTHING]
+    for name, fields in _FIELDS.items()
+}
+
+
+def _fields_of(kind: type[Task[Any]]) -> Mapping[str, attrs.Attribute[Any]]:
+    return _FIELDS[kind.__name__]
+
+
 def _names(kind: type[Task[Any]]) -> list[str]:
     return list(dict.fromkeys(str(field.alias) for field in _fields_of(kind).values()))
-
-
-def _required(kind: type[Task[Any]]) -> list[attrs.Attribute[Any]]:
-    unique = dict.fromkeys(_fields_of(kind).values())
-    return [field for field in unique if field.default is attrs.NOTHING]
 
 
 def main_field(kind: type[Task[Any]] | None) -> str | None:
