@@ -83,7 +83,7 @@ class Job(Generic[S]):
         self._clock: PollClock | None = None
         self._waiting = False
         self._mode: str | None = None
-        self._at = 0.0
+        self._accepted_at: float | None = None
 
     @property
     def task_id(self) -> str | None:
@@ -150,13 +150,13 @@ class Job(Generic[S]):
     def _schedule(self) -> PollClock:
         engine = self._engine
         if self._clock is None:
-            resumed = not self._at
-            self._at = self._at or anyio.current_time()
+            resumed = self._accepted_at is None
+            accepted_at = self._accepted_at = anyio.current_time() if self._accepted_at is None else self._accepted_at
             self._clock = PollClock(
                 engine.polling,
                 engine.times,
                 self._walk.task_type,
-                self._at,
+                accepted_at,
                 engine.rng,
                 net=engine.callbacks is not None,
                 resumed=resumed,
@@ -193,6 +193,7 @@ class Job(Generic[S]):
                 answer = await engine.api.get_task_result(task_id, departing)
             except UCaptchaError as error:
                 if not is_fault(error):
+                    clock.polled(anyio.current_time())
                     raise
                 self._late(clock, error)
                 continue
@@ -272,7 +273,7 @@ class Job(Generic[S]):
             self._walk,
             cost=answer.cost,
             solve_time=answer.solve_time,
-            elapsed=answer.received_at - self._at,
+            elapsed=0.0 if self._accepted_at is None else answer.received_at - self._accepted_at,
             polls=solution.polls,
         )
         return solution
@@ -414,7 +415,7 @@ def _order(engine: Engine, task: Task[Any], options: Options, walk: Walk, mode: 
 
 
 async def _accepted(engine: Engine, job: Job[Any], answer: Answer, attempt: int) -> None:
-    job._at = answer.received_at
+    job._accepted_at = answer.received_at
     engine.tally.submitted += 1
     if answer.task_id is not None:
         await job._ticket.accepted(answer.task_id)
@@ -444,7 +445,7 @@ async def _claimed(engine: Engine, job: Job[Any], ticket: Ticket) -> bool:
 
 def _take_up(job: Job[Any], claim: Claim) -> None:
     job._walk.task_id = claim.task_id
-    job._at = anyio.current_time()
+    job._accepted_at = anyio.current_time()
     job._walk.from_journal = claim.kind is ClaimKind.DONE
     if claim.kind is ClaimKind.DONE and claim.entry.solution is not None:
         job._answer = _remembered(claim.entry)
