@@ -165,6 +165,25 @@ async def test_first_come_first_served() -> None:
     assert order == sorted(order)
 
 
+async def test_nobody_overtakes_the_line() -> None:
+    """Whoever comes at the very moment at which a slot is free goes behind those who wait for it."""
+    limiter = RateLimiter(1, window=10)
+    await limiter.acquire()
+    order: list[str] = []
+
+    async def request(name: str) -> None:
+        await limiter.acquire()
+        order.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(request, "waiting")
+        await anyio.sleep(1)
+        stall(20)
+        await request("late")
+
+    assert order == ["waiting", "late"]
+
+
 async def test_a_cancelled_waiter_gives_its_slot_back() -> None:
     """Of four waiters the first and the third are cancelled: the others move up, and no time is lost."""
     limiter = RateLimiter(1, window=10)

@@ -102,6 +102,7 @@ class RateLimiter:
     _pace: Pace = attrs.field(init=False, repr=False)
     _quota: Quota = attrs.field(init=False, repr=False)
     _line: OrderedDict[_Waiter, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
+    _departed: int = attrs.field(default=0, init=False, repr=False)
     _in_transit: int = attrs.field(default=0, init=False, repr=False)
     _throttled: int = attrs.field(default=0, init=False, repr=False)
     _paused_until: float = attrs.field(default=-math.inf, init=False, repr=False)
@@ -150,7 +151,7 @@ class RateLimiter:
         return RateLimiterStatistics(
             limit=self.limit,
             window=self.window,
-            departed=self._pace.departures.total,
+            departed=self._departed,
             waiting=len(self._line),
             in_transit=self._in_transit,
             throttled=self._throttled,
@@ -167,12 +168,19 @@ class RateLimiter:
 
     def _depart(self, now: float) -> float:
         """When the next departure may happen; if that is `now`, it has happened."""
-        due = max(self._pace.ready_at(now), self._quota.ready_at(now))
+        due = self._due(now)
         if due <= now:
             self._pace.depart(now)
             self._quota.depart(now)
+            self._departed += 1
             self._in_transit += 1
         return due
+
+    def _due(self, now: float) -> float:
+        return max(self._pace.ready_at(now), self._quota.ready_at(now))
+
+    def _free(self, now: float) -> int:
+        return int(min(self._pace.free(now), self._quota.free(now)))
 
     async def _wait(self) -> None:
         me = _Waiter()
@@ -214,8 +222,7 @@ class RateLimiter:
         following = next(itertools.islice(self._line, 1, 2), None)
         if following is None or following.called.is_set():
             return
-        free = int(min(self._pace.free(now), self._quota.free(now)))
-        for waiter in itertools.islice(self._line, 1, 1 + free):
+        for waiter in itertools.islice(self._line, 1, 1 + self._free(now)):
             waiter.called.set()
 
 

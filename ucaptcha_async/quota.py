@@ -78,12 +78,13 @@ class ServerClock:
     _high: float = attrs.field(default=math.inf, init=False)
     _heard_at: float = attrs.field(default=-math.inf, init=False)
 
-    def hear(self, date: float, sent_at: float, received_at: float) -> None:
+    def hear(self, date: float, sent_at: float, received_at: float, grain: float = 2.0) -> None:
         """Hear the `Date` of an answer: the service's clock showed it between `sent_at` and `received_at`.
 
-        It is cut to whole seconds, and many servers renew it only once a second, at any point of the second.
+        It is cut to whole seconds, and many servers renew it only once a second, at any point of the second: so it may
+        be `grain` seconds old.
         """
-        low, high = date - received_at, date + 2 - sent_at
+        low, high = date - received_at, date + grain - sent_at
         drift = 1e-4 * max(0.0, received_at - self._heard_at) if self._heard_at > -math.inf else 0.0
         self._heard_at = received_at
         self._low, self._high = max(self._low - drift, low), min(self._high + drift, high)
@@ -95,9 +96,14 @@ class ServerClock:
         if date - received_at <= self._high:
             self._low = max(self._low, date - received_at)
 
-    def local(self, date: float) -> float | None:
-        """The latest moment, on our clock, at which the service's clock shows `date`; `None` if nothing is known."""
-        return None if self._low == -math.inf else date - self._low
+    def local(self, date: float) -> float:
+        """The latest moment, on our clock, at which the service's clock shows `date`; infinite if nothing is known."""
+        return date - self._low
+
+    @property
+    def doubt(self) -> float:
+        """How much earlier than `local` says it may be, in seconds."""
+        return self._high - self._low
 
 
 @attrs.define(eq=False)
@@ -152,7 +158,8 @@ class Quota:
     _granted: int = attrs.field(init=False)
     _length: float = attrs.field(init=False)
     _reset: float = attrs.field(default=-math.inf, init=False)
-    _ends_at: float = attrs.field(default=-math.inf, init=False)
+    #: When the service's window ends, on our clock and at the latest.
+    ends_at: float = attrs.field(default=-math.inf, init=False)
     _guessed: bool = attrs.field(default=True, init=False)
     _sent_at: float = attrs.field(default=-math.inf, init=False)
     _mark: float = attrs.field(default=-math.inf, init=False)
@@ -182,12 +189,12 @@ class Quota:
         else:
             self._ours.follow(ours, sent_at)
         self._granted = reading.limit or self.pace.limit
-        self._sent_at, self._ends_at = sent_at, ends_at
+        self._sent_at, self.ends_at = sent_at, ends_at
 
     def _open(self, reset: float, now: float) -> None:
         """The first answer from another window: the last one has ended, and the two ends tell how long one is."""
         before, self._reset = self._reset, reset
-        ended_at = self._ends_at - self._length if self._guessed else self._ends_at
+        ended_at = self.ends_at - self._length if self._guessed else self.ends_at
         self._guessed = False
         if reset > before > 0 and abs(now - ended_at) < self._length / 2:
             self._clock.hear_passed(before, now)
@@ -200,38 +207,36 @@ class Quota:
             end = received_at + reading.retry_after
         if end is None and reading.retry_date is not None:
             end = self._clock.local(reading.retry_date)
-        return None if end is None or end <= received_at else min(end, received_at + self.pace.horizon)
+        return None if end is None or not received_at < end < math.inf else min(end, received_at + self.pace.horizon)
 
     def ready_at(self, now: float) -> float:
         """When the next departure may happen as far as the service is concerned: `now`, or a later time."""
-        rate = self._rate(now)
+        rate = self.rate(now)
         if rate == math.inf:
             return now
         due = min(self._mark, now) + 1 / rate if rate > 0 else math.inf
-        return not_before(now, min(due, self._ends_at))
+        return not_before(now, min(due, self.ends_at))
 
     def free(self, now: float) -> float:
         """How many may depart at `now`, all at once."""
-        rate = self._rate(now)
+        rate = self.rate(now)
         return math.inf if rate == math.inf else int((now - self._mark) * rate)
 
     def depart(self, now: float) -> None:
         """Count one departure."""
-        rate = self._rate(now)
+        rate = self.rate(now)
         # A late event loop may catch up on a two-hundredth of a window.
         self._mark = max(min(self._mark, now) + (1 / rate if rate > 0 else 0.0), now - self._length / 200)
 
-    def _end(self, reading: Reading, received_at: float) -> float | None:
-        """When the window ends, on our clock and at the latest; `None` if the answer does not say, or nonsense."""
-        end = None if reading.reset is None else self._clock.local(reading.reset)
-        if end is None or not 0 < end - received_at <= 2 * self.pace.horizon:
-            return None
-        return min(end, received_at + self.pace.horizon)
+    def spacing(self, now: float) -> float:
+        """Seconds between two departures that the service has room for; infinite if none is left in its window."""
+        rate = self.rate(now)
+        return 1 / rate if rate == math.inf or rate * (self.ends_at - now) >= 1 else math.inf
 
-    def _rate(self, now: float) -> float:
-        """How fast we may go now, in departures a second."""
+    def rate(self, now: float) -> float:
+        """How fast we may go now, in departures a second; infinitely fast if nothing holds us back."""
         self._turn(now)
-        left = self._ends_at - now
+        left = self.ends_at - now
         if not 0 < left <= self.pace.horizon * 1.001:
             return math.inf
         ours, others = self._ours.at(now), self.others
@@ -244,11 +249,18 @@ class Quota:
             return math.inf
         return max(available - others * left, available / 2, 0.0) / left
 
+    def _end(self, reading: Reading, received_at: float) -> float | None:
+        """When the window ends, on our clock and at the latest; `None` if the answer does not say, or nonsense."""
+        end = math.inf if reading.reset is None else self._clock.local(reading.reset)
+        if not 0 < end - received_at <= 2 * self.pace.horizon:
+            return None
+        return min(end, received_at + self.pace.horizon)
+
     def _turn(self, now: float) -> None:
         """Until the service says otherwise, the next window is like the last one."""
-        if self._guessed or not 0 <= now - self._ends_at < self._length:
+        if self._guessed or not 0 <= now - self.ends_at < self._length:
             return
         self._guessed = True
-        self._ends_at += self._length
+        self.ends_at += self._length
         self._ours_at_first = float(self._granted + self.pace.departures.total)
         self._ours.restart(self._ours_at_first, now)

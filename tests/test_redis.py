@@ -1,0 +1,533 @@
+"""One limit for many processes, against a real Redis server of our own on the loopback interface."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from ucaptcha_async.errors import ClientStateError, ConfigurationError
+from ucaptcha_async.limits import RateLimiter
+
+from .test_limits import most_in_a_window
+
+coredis = pytest.importorskip("coredis")
+
+from ucaptcha_async.redis import SCRIPT, RedisRateLimiter, RedisUnavailableError, SharedPace  # noqa: E402
+
+SERVER = shutil.which("redis-server")
+pytestmark = [
+    pytest.mark.skipif(SERVER is None and "CI" not in os.environ, reason="redis-server is not installed"),
+    # coredis leaves the streams of a connection that could not be made to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collect() -> Iterator[None]:
+    """What coredis leaves behind is collected here, and not in the middle of another module's test."""
+    yield
+    gc.collect()
+
+
+@attrs.define
+class Server:
+    """A Redis server, and a connection for what the tests themselves ask it."""
+
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen([SERVER or "redis-server", *arguments], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server(free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server that the test may stop."""
+    server = Server(free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    return request.node.nodeid
+
+
+PROCESS = """
+import json, sys, time
+import anyio
+from ucaptcha_async.redis import RedisRateLimiter, _Numbered
+
+url, name, seconds = sys.argv[1:4]
+
+async def main():
+    # What counts is when a departure was decided; the scheduler may hold us up before we look at the clock.
+    departures, note = [], _Numbered.add
+    to_monotonic = time.monotonic() - anyio.current_time()
+
+    def add(self, now, number):
+        departures.append(now + to_monotonic)
+        note(self, now, number)
+
+    _Numbered.add = add
+    async with RedisRateLimiter(url, name=name, limit=200, window=1.0) as limiter:
+
+        async def worker(patience):
+            while True:
+                with anyio.move_on_after(patience):
+                    await limiter.acquire()
+
+        with anyio.move_on_after(float(seconds)):
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(worker, 0.05 if number % 4 == 0 else 60)
+    json.dump(departures, sys.stdout)
+
+anyio.run(main, backend=sys.argv[4])
+"""
+
+
+def test_processes_share_one_limit(server: Server, name: str) -> None:
+    """Four processes, two on each backend, some of whose waiters give up: no window exceeds the limit."""
+    command = [sys.executable, "-c", PROCESS, server.url, name, "4"]
+    processes = [subprocess.Popen([*command, backend], stdout=subprocess.PIPE) for backend in ("asyncio", "trio") * 2]
+    parts = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    times = sorted(moment for part in parts for moment in part)
+
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    assert most_in_a_window(times, 1.0) <= 200
+    assert all(len(part) >= 20 for part in parts)
+    assert len(times) >= 0.5 * 200 * (times[-1] - times[0])
+
+
+async def test_one_process_uses_the_limit(server: Server, name: str) -> None:
+    """Whoever is alone gets the whole limit, and no window exceeds it."""
+    times: list[float] = []
+    async with RedisRateLimiter(server.url, name=name, limit=300, window=2.0) as limiter:
+
+        async def worker() -> None:
+            while True:
+                await limiter.acquire()
+                times.append(anyio.current_time())
+
+        with anyio.move_on_after(2.5):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(worker)
+        decided = list(limiter._shared._numbered._times)
+    statistics = limiter.statistics()
+
+    assert most_in_a_window(decided, 2.0) <= 300
+    assert len(times) >= 0.5 * 150 * 2.5
+    assert (statistics.limit, statistics.window, statistics.departed) == (300, 2.0, len(times))
+    assert statistics.waiting == 0
+
+
+async def test_first_come_first_served(server: Server, name: str) -> None:
+    """Within a process waiters go in the order of their arrival."""
+    order: list[int] = []
+    async with RedisRateLimiter(server.url, name=name, limit=20, window=1.0) as limiter:
+
+        async def request(number: int) -> None:
+            await limiter.acquire()
+            order.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(12):
+                tasks.start_soon(request, number)
+                await anyio.sleep(0.01)
+
+    assert order == list(range(12))
+
+
+async def test_a_cancelled_waiters_turn_is_given_back(server: Server, name: str) -> None:
+    """A turn that was taken from the schedule and not used costs nothing if nobody took one behind it."""
+    async with RedisRateLimiter(server.url, name=name, limit=1, window=2.0) as limiter:
+        start = anyio.current_time()
+        await limiter.acquire()
+        with anyio.move_on_after(1):
+            await limiter.acquire()
+        await anyio.sleep_until(start + 2.1)
+        with anyio.fail_after(1.5):  # and not two seconds, for the turn of the one who gave up
+            await limiter.acquire()
+
+
+async def test_a_turn_in_hand_goes_to_the_next(server: Server, name: str) -> None:
+    """When the first waiter gives up, the next one takes over its turn."""
+    async with RedisRateLimiter(server.url, name=name, limit=1, window=1.0) as limiter:
+        start = anyio.current_time()
+        await limiter.acquire()
+
+        async def give_up() -> None:
+            with anyio.move_on_after(0.3):
+                await limiter.acquire()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give_up)
+            await anyio.sleep(0.1)
+            await limiter.acquire()
+
+        assert 1.0 <= anyio.current_time() - start <= 1.9
+
+
+async def test_a_refusal_pauses_all(server: Server, name: str) -> None:
+    """A refusal that one process hears holds the others as well, and nobody is let go before the pause ends."""
+    first = RedisRateLimiter(server.url, name=name)
+    second = RedisRateLimiter(server.url, name=name)
+    async with first, second:
+        await first.acquire()
+        await second.acquire()
+        now = anyio.current_time()
+        first.observe(429, {"retry-after": "1"}, sent_at=now, received_at=now)
+        waited: list[float] = []
+
+        async def request(limiter: RedisRateLimiter) -> None:
+            await limiter.acquire()
+            waited.append(anyio.current_time() - now)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(request, first)
+            await anyio.sleep(0.2)
+            tasks.start_soon(request, second)
+
+    assert min(waited) >= 0.99
+    assert second.statistics().throttled == 0
+    assert second.statistics().paused_until == pytest.approx(now + 1, abs=0.5)
+
+
+async def test_a_known_pause_is_not_prolonged(server: Server, name: str) -> None:
+    """A refusal of what was sent before the end of a pause that another process began changes nothing."""
+    first = RedisRateLimiter(server.url, name=name)
+    second = RedisRateLimiter(server.url, name=name)
+    async with first, second, anyio.create_task_group() as tasks:
+        now = anyio.current_time()
+        first.observe(429, {"retry-after": "1"}, sent_at=now, received_at=now)
+        tasks.start_soon(first.acquire)
+        await anyio.sleep(0.2)
+        tasks.start_soon(second.acquire)
+        await anyio.sleep(0.2)
+        second.observe(429, {"retry-after": "9"}, sent_at=now, received_at=anyio.current_time())
+        with anyio.fail_after(5):
+            await second.acquire()
+
+    assert second.statistics().throttled == 1
+
+
+async def test_the_services_headers_are_heard(server: Server, name: str) -> None:
+    """With nothing left in the service's window, nobody goes before it ends."""
+    async with RedisRateLimiter(server.url, name=name, limit=100, window=1.0) as limiter:
+        await limiter.acquire()
+        now, unix = anyio.current_time(), int(time.time())
+        headers = {
+            "date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(unix)),
+            "x-ratelimit-remaining": "0",
+            "x-ratelimit-reset": str(unix + 1),
+        }
+        limiter.observe(200, headers, sent_at=now, received_at=now)
+        await limiter.acquire()
+
+        assert anyio.current_time() - now >= 0.99
+
+
+async def test_a_client_of_ones_own(server: Server, name: str) -> None:
+    """An open coredis client is used as it is, and stays open."""
+    async with coredis.Redis.from_url(server.url, decode_responses=True) as client:
+        limiter = RedisRateLimiter(client, name=name, limit=10, window=1.0)
+        for _ in range(3):
+            await limiter.acquire()
+            limiter.lost()
+        async with limiter:
+            await limiter.acquire()
+
+        assert await client.ping()
+    assert limiter.statistics().departed == 4
+
+
+async def test_nothing_is_left_in_redis(server: Server, name: str) -> None:
+    """What the limiter keeps in Redis is one key, which expires."""
+    async with RedisRateLimiter(server.url, name=name) as limiter, coredis.Redis.from_url(server.url) as client:
+        await limiter.acquire()
+        keys = [
+            key async for key in client.scan_iter(match="ucaptcha:limit:*" + name.split("::")[-1].split("[")[0] + "*")
+        ]
+        lives = [await client.pttl(key) for key in keys]
+
+    assert len(lives) >= 1
+    assert all(0 < life <= 21_000 for life in lives)
+
+
+# --- when Redis is away ---
+
+
+async def test_without_redis_there_is_a_clear_error() -> None:
+    """Where no Redis answers, acquire says so at once, and nothing leaves."""
+    async with RedisRateLimiter(f"redis://user:secret@127.0.0.1:{free_port()}") as limiter:
+        for _ in range(3):
+            with pytest.raises(RedisUnavailableError, match="Redis") as caught:
+                await limiter.acquire()
+            assert caught.value.retryable
+            assert caught.value.charged is False
+            assert "secret" not in repr(caught.value) + str(caught.value.__cause__)
+    statistics = limiter.statistics()
+
+    assert (statistics.departed, statistics.waiting, statistics.in_transit) == (0, 0, 0)
+
+
+async def test_all_who_wait_learn_that_redis_is_away() -> None:
+    """A thousand waiters do not each wait for Redis in turn."""
+    async with RedisRateLimiter(f"redis://127.0.0.1:{free_port()}") as limiter:
+        errors = 0
+
+        async def request() -> None:
+            nonlocal errors
+            try:
+                await limiter.acquire()
+            except RedisUnavailableError:
+                errors += 1
+
+        with anyio.fail_after(15):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(1_000):
+                    tasks.start_soon(request)
+
+    assert errors == 1_000
+
+
+async def test_a_fallback_paces_while_redis_is_away() -> None:
+    """With a fallback, requests leave at its pace."""
+    fallback = RateLimiter(2, window=10)
+    async with RedisRateLimiter(f"redis://127.0.0.1:{free_port()}", fallback=fallback) as limiter:
+        await limiter.acquire()
+        await limiter.acquire()
+        with anyio.move_on_after(0.2) as scope:
+            await limiter.acquire()
+    statistics = limiter.statistics()
+
+    assert scope.cancelled_caught
+    assert (statistics.departed, statistics.in_transit) == (2, 2)
+    assert (fallback.statistics().departed, fallback.statistics().in_transit) == (2, 0)
+
+
+async def test_a_hanging_redis_is_given_up(own_server: Server, name: str) -> None:
+    """A Redis that accepts and never answers is an error after the timeout; when it answers again, all is well."""
+    assert own_server.process is not None
+    async with RedisRateLimiter(own_server.url, name=name, timeout=0.2) as limiter:
+        await limiter.acquire()
+        own_server.process.send_signal(signal.SIGSTOP)
+        with anyio.fail_after(10), pytest.raises(RedisUnavailableError):
+            await limiter.acquire()
+        own_server.process.send_signal(signal.SIGCONT)
+        await anyio.sleep(1.1)
+        await limiter.acquire()
+
+
+async def test_a_restarted_redis_is_used_again(own_server: Server, name: str) -> None:
+    """After a restart of Redis the schedule starts anew, and the headers that were heard are not misread."""
+    async with RedisRateLimiter(own_server.url, name=name) as limiter:
+        for _ in range(50):
+            await limiter.acquire()
+        own_server.stop()
+        with pytest.raises(RedisUnavailableError):
+            await limiter.acquire()
+        own_server.start()
+        await anyio.sleep(1.1)
+        for _ in range(3):
+            await limiter.acquire()
+
+        assert limiter._pace.departures.total == 53
+
+
+@contextmanager
+def far_away(server: Server, delay: float) -> Iterator[str]:
+    """The address of a Redis whose answers take their time, whatever this machine is doing."""
+    line = socketserver.ThreadingTCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler, bind_and_activate=True)
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", server.port)) as redis:
+                while data := self.request.recv(65536):
+                    redis.sendall(data)
+                    answer = redis.recv(65536)
+                    time.sleep(delay)
+                    self.request.sendall(answer)
+
+    line.RequestHandlerClass = Relay
+    line.daemon_threads = True
+    thread = threading.Thread(target=line.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{line.server_address[1]}"
+    finally:
+        line.shutdown()
+        thread.join()
+        line.server_close()
+
+
+async def test_a_redis_too_far_away_is_said_to_be(server: Server, name: str) -> None:
+    """If Redis is so far away that its clock cannot be known well enough, the error says so."""
+    with far_away(server, 0.02) as url:
+        async with RedisRateLimiter(url, name=name, limit=10, window=1.0) as limiter:
+            with pytest.raises(RedisUnavailableError, match="allows"):
+                await limiter.acquire()
+
+
+async def test_a_slow_redis_still_gives_turns(server: Server, name: str) -> None:
+    """If the way to Redis takes long, but less than the window allows, later turns are asked for."""
+    with far_away(server, 0.03) as url:
+        async with RedisRateLimiter(url, name=name, limit=100, window=10.0) as limiter:
+            with anyio.fail_after(10):
+                for _ in range(5):
+                    await limiter.acquire()
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", ""])
+def test_urls_are_checked(url: str) -> None:
+    """What is no Redis URL is refused when the limiter is made."""
+    with pytest.raises(ConfigurationError, match="redis"):
+        RedisRateLimiter(url)
+
+
+def test_the_password_is_not_shown() -> None:
+    """A password in the URL appears in no repr."""
+    assert "secret" not in repr(RedisRateLimiter("redis://user:secret@localhost"))
+
+
+async def test_a_limiter_with_a_url_must_be_open(server: Server) -> None:
+    """A limiter that opens its own connection is used inside `async with`."""
+    with pytest.raises(ClientStateError, match="async with"):
+        await RedisRateLimiter(server.url).acquire()
+
+
+# --- the arithmetic, on a clock of our own ---
+
+
+@attrs.define
+class Wire:
+    """The few lines of Redis' protocol that a test needs."""
+
+    stream: Any
+
+    @classmethod
+    @contextmanager
+    def to(cls, server: Server) -> Iterator[Wire]:
+        with socket.create_connection(("127.0.0.1", server.port)) as line, line.makefile("rwb") as stream:
+            yield cls(stream)
+
+    def call(self, *arguments: object) -> Any:
+        texts = [str(argument).encode() for argument in arguments]
+        parts = [b"*%d\r\n" % len(texts), *(b"$%d\r\n%s\r\n" % (len(text), text) for text in texts)]
+        self.stream.write(b"".join(parts))
+        self.stream.flush()
+        return self.read()
+
+    def read(self) -> Any:
+        line = self.stream.readline()
+        kind, value = line[:1], line[1:-2]
+        if kind == b"*":
+            return [self.read() for _ in range(int(value))]
+        if kind == b"$":
+            return self.stream.read(int(value) + 2)[:-2]
+        assert kind != b"-", value
+        return int(value) if kind == b":" else value
+
+
+STAGED = SCRIPT.replace("redis.call('TIME')", "{ARGV[11], ARGV[12]}")
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.004, 0.0055, 0.02, 0.3]),
+        st.sampled_from([0.0, 0.001, 0.003, 0.01]),
+        st.sampled_from([0.0, 0.001, 0.003, 0.01]),
+        st.integers(1, 40),
+        st.sampled_from([0.0] * 15 + [0.2, 1.0]),
+    ),
+    min_size=50,
+    max_size=250,
+)
+
+
+@given(limit=st.sampled_from([1, 2, 5, 50, 200, 450]), steps=steps)
+@settings(deadline=None, max_examples=60)
+def test_no_window_exceeds_the_limit_whatever_happens(server: Server, limit: int, steps: list[Any]) -> None:
+    """Late processes, slow trips, unused turns and pauses: the departures of all together keep the limit."""
+    assert STAGED != SCRIPT
+    paces = [SharedPace(limit, 1.0) for _ in range(3)]
+    busy, now, redis_now = [0.0] * 3, 0.0, 0.0
+    times: list[float] = []
+    with Wire.to(server) as wire:
+        key = f"staged:{time.monotonic_ns()}"
+        for number, gap, there, back, wanted, pause in steps:
+            pace = paces[number]
+            now += gap
+            moment = max(now, busy[number])
+            if pause:
+                pace.pause(moment + pause)
+            while pace.ready_at(moment) <= moment:
+                pace.depart(moment)
+                times.append(moment)
+            if pace.ready_at(moment) == math.inf:
+                arguments = pace.ask(wanted, pace.interval, moment)
+                redis_now = max(redis_now, moment + there)
+                busy[number] = redis_now + back
+                clock = divmod(round((1_700_000_000 + redis_now) * 1e6), 1_000_000)
+                reply = wire.call("EVAL", STAGED, 1, key, *arguments, *clock)
+                pace.take(reply, pace.interval, moment, busy[number])
+
+    event(f"departures: {min(len(times) // 20, 5) * 20} or more")
+    assert most_in_a_window(sorted(times), 1.0) <= limit
