@@ -445,7 +445,6 @@ async def _claimed(engine: Engine, job: Job[Any], ticket: Ticket) -> bool:
 
 def _take_up(job: Job[Any], claim: Claim) -> None:
     job._walk.task_id = claim.task_id
-    job._accepted_at = anyio.current_time()
     job._walk.from_journal = claim.kind is ClaimKind.DONE
     if claim.kind is ClaimKind.DONE and claim.entry.solution is not None:
         job._answer = _remembered(claim.entry)
