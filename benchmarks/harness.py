@@ -141,13 +141,14 @@ def make_bench(*, quick: bool, runs: int | None, peers: dict[str, str]) -> Bench
 
 
 def environment() -> dict[str, str]:
-    """The environment of measured processes: no proxies, no debugging, one hash seed."""
+    """The environment of measured processes: no proxies, no debugging, bytecode is kept, one hash seed."""
     dropped = (
         "http_proxy",
         "https_proxy",
         "all_proxy",
         "pythonasynciodebug",
         "pythondevmode",
+        "pythondontwritebytecode",
         "pythonprofileimporttime",
     )
     kept = {name: value for name, value in os.environ.items() if name.lower() not in dropped}
