@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,8 +15,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import anyio
@@ -26,8 +30,9 @@ from hypothesis import strategies as st
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.limits import RateLimiter
+from ucaptcha_async.quota import Quota, Reading
 
-from .test_limits import most_in_a_window
+from .test_limits import UNIX, most_in_a_window
 
 coredis = pytest.importorskip("coredis")
 
@@ -531,3 +536,50 @@ def test_no_window_exceeds_the_limit_whatever_happens(server: Server, limit: int
 
     event(f"departures: {min(len(times) // 20, 5) * 20} or more")
     assert most_in_a_window(sorted(times), 1.0) <= limit
+
+
+def test_processes_accommodate_others(server: Server) -> None:
+    """Three processes beside a stranger who takes 30 %: what is left is used, by all three, and nobody is refused."""
+    limit, rng = 500, random.Random(1)
+    admitted: dict[int, Counter[int]] = {}
+    refused = 0
+    paces = [SharedPace(limit, 10.0) for _ in range(3)]
+    quotas = [Quota(pace) for pace in paces]
+    arrivals: list[tuple[float, int, float]] = [(moment / 15, -1, 0.0) for moment in range(15 * 45)]
+    answers: list[tuple[float, int, float, dict[str, str]]] = []
+    heapify(arrivals)
+    with Wire.to(server) as wire:
+        key = f"staged:{time.monotonic_ns()}"
+        for tick in range(45_000):
+            now = tick / 1_000
+            while arrivals and arrivals[0][0] <= now:
+                _, who, sent_at = heappop(arrivals)
+                window = admitted.setdefault(int((UNIX + now) // 10), Counter())
+                window[who] += window.total() < limit
+                refused += window.total() >= limit
+                headers = {
+                    "date": formatdate(UNIX + now, usegmt=True),
+                    "x-ratelimit-limit": str(limit),
+                    "x-ratelimit-remaining": str(limit - window.total()),
+                    "x-ratelimit-reset": str(int((UNIX + now) // 10 * 10 + 10)),
+                }
+                if who >= 0:
+                    heappush(answers, (now + rng.uniform(0.03, 0.07), who, sent_at, headers))
+            while answers and answers[0][0] <= now:
+                _, who, sent_at, headers = heappop(answers)
+                quotas[who].hear(Reading.of(headers), sent_at, now)
+            for who, (pace, quota) in enumerate(zip(paces, quotas, strict=True)):
+                while pace.ready_at(now) <= now:
+                    pace.depart(now)
+                    heappush(arrivals, (now + rng.uniform(0.03, 0.07), who, now))
+                spacing = quota.spacing(now)
+                if pace.ready_at(now) == math.inf and spacing < math.inf:
+                    spacing = max(spacing, pace.interval)
+                    clock = divmod(round((UNIX + now) * 1e6), 1_000_000)
+                    reply = wire.call("EVAL", STAGED, 1, key, *pace.ask(20, spacing, now), *clock)
+                    pace.take(reply, spacing, now, now)
+    windows = [admitted[number] for number in sorted(admitted)][1:-1]
+
+    assert refused == 0
+    assert all(window.total() - window[-1] >= 0.93 * (limit - window[-1]) for window in windows)
+    assert all(window[who] >= 50 for window in windows for who in range(3))
