@@ -1,71 +1,159 @@
-"""An asyncio and trio client for the uCaptcha API with real concurrency control."""
+"""An asyncio and trio client for the uCaptcha API with real concurrency control.
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
 
 from __future__ import annotations
 
-from .budget import Budget
-from .callbacks import CallbackReceiver, CallbackStatistics
-from .client import AsyncClient
-from .errors import (
-    AccountError,
-    AddressRefusedError,
-    APIConnectionError,
-    AuthenticationError,
-    BudgetExceededError,
-    ClientStateError,
-    ConfigurationError,
-    InsufficientBalanceError,
-    InvalidTaskError,
-    JournalError,
-    NoProviderError,
-    ProtocolError,
-    ProxyError,
-    RateLimitedError,
-    ServiceError,
-    SolutionError,
-    SolveTimeoutError,
-    SubmitUncertainError,
-    TaskNotFoundError,
-    UCaptchaError,
-    UnsolvableError,
-    UnsupportedTaskError,
-)
-from .journal import Journal, MemoryJournal, SQLiteJournal
-from .limits import RateLimiter
-from .many import Outcomes
-from .polling import Polling
-from .proxy import Proxy
-from .results import Attempt, Outcome, SelectionMode, Status, TaskResult
-from .solutions import (
-    CoordinatesSolution,
-    GeeTestV3Solution,
-    GeeTestV4Solution,
-    Point,
-    RotateSolution,
-    Solution,
-    TencentSolution,
-    TextSolution,
-    TokenSolution,
-)
-from .solving import Job
-from .statistics import ClientStatistics
-from .tasks import (
-    ClickCoordinates,
-    FriendlyCaptcha,
-    FunCaptcha,
-    GeeTestV3,
-    GeeTestV4,
-    HCaptcha,
-    ImageToText,
-    MTCaptcha,
-    RecaptchaV2,
-    RecaptchaV2Enterprise,
-    RecaptchaV3,
-    Rotate,
-    Task,
-    Tencent,
-    Turnstile,
-    YandexSmartCaptcha,
-)
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .budget import Budget
+    from .callbacks import CallbackReceiver, CallbackStatistics
+    from .client import AsyncClient
+    from .errors import (
+        AccountError,
+        AddressRefusedError,
+        APIConnectionError,
+        AuthenticationError,
+        BudgetExceededError,
+        ClientStateError,
+        ConfigurationError,
+        InsufficientBalanceError,
+        InvalidTaskError,
+        JournalError,
+        NoProviderError,
+        ProtocolError,
+        ProxyError,
+        RateLimitedError,
+        ServiceError,
+        SolutionError,
+        SolveTimeoutError,
+        SubmitUncertainError,
+        TaskNotFoundError,
+        UCaptchaError,
+        UnsolvableError,
+        UnsupportedTaskError,
+    )
+    from .journal import Journal, MemoryJournal, SQLiteJournal
+    from .limits import RateLimiter
+    from .many import Outcomes
+    from .polling import Polling
+    from .proxy import Proxy
+    from .results import Attempt, Outcome, SelectionMode, Status, TaskResult
+    from .solutions import (
+        CoordinatesSolution,
+        GeeTestV3Solution,
+        GeeTestV4Solution,
+        Point,
+        RotateSolution,
+        Solution,
+        TencentSolution,
+        TextSolution,
+        TokenSolution,
+    )
+    from .solving import Job
+    from .statistics import ClientStatistics
+    from .tasks import (
+        ClickCoordinates,
+        FriendlyCaptcha,
+        FunCaptcha,
+        GeeTestV3,
+        GeeTestV4,
+        HCaptcha,
+        ImageToText,
+        MTCaptcha,
+        RecaptchaV2,
+        RecaptchaV2Enterprise,
+        RecaptchaV3,
+        Rotate,
+        Task,
+        Tencent,
+        Turnstile,
+        YandexSmartCaptcha,
+    )
+
+_HOMES = {
+    "budget": ("Budget",),
+    "callbacks": ("CallbackReceiver", "CallbackStatistics"),
+    "client": ("AsyncClient",),
+    "errors": (
+        "APIConnectionError",
+        "AccountError",
+        "AddressRefusedError",
+        "AuthenticationError",
+        "BudgetExceededError",
+        "ClientStateError",
+        "ConfigurationError",
+        "InsufficientBalanceError",
+        "InvalidTaskError",
+        "JournalError",
+        "NoProviderError",
+        "ProtocolError",
+        "ProxyError",
+        "RateLimitedError",
+        "ServiceError",
+        "SolutionError",
+        "SolveTimeoutError",
+        "SubmitUncertainError",
+        "TaskNotFoundError",
+        "UCaptchaError",
+        "UnsolvableError",
+        "UnsupportedTaskError",
+    ),
+    "journal": ("Journal", "MemoryJournal", "SQLiteJournal"),
+    "limits": ("RateLimiter",),
+    "many": ("Outcomes",),
+    "polling": ("Polling",),
+    "proxy": ("Proxy",),
+    "results": ("Attempt", "Outcome", "SelectionMode", "Status", "TaskResult"),
+    "solutions": (
+        "CoordinatesSolution",
+        "GeeTestV3Solution",
+        "GeeTestV4Solution",
+        "Point",
+        "RotateSolution",
+        "Solution",
+        "TencentSolution",
+        "TextSolution",
+        "TokenSolution",
+    ),
+    "solving": ("Job",),
+    "statistics": ("ClientStatistics",),
+    "tasks": (
+        "ClickCoordinates",
+        "FriendlyCaptcha",
+        "FunCaptcha",
+        "GeeTestV3",
+        "GeeTestV4",
+        "HCaptcha",
+        "ImageToText",
+        "MTCaptcha",
+        "RecaptchaV2",
+        "RecaptchaV2Enterprise",
+        "RecaptchaV3",
+        "Rotate",
+        "Task",
+        "Tencent",
+        "Turnstile",
+        "YandexSmartCaptcha",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "APIConnectionError",

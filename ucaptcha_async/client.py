@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
 import attrs
@@ -280,7 +280,13 @@ class AsyncClient:
         call = functools.partial(submit, engine, task, options, walk)
         return await within(engine, walk, options.timeout, call)
 
-    def job(self, task_id: str, kind: type[Task[S]] = Task) -> Job[S]:
+    @overload
+    def job(self, task_id: str) -> Job[Solution]: ...
+
+    @overload
+    def job(self, task_id: str, kind: type[Task[S]]) -> Job[S]: ...
+
+    def job(self, task_id: str, kind: type[Task[Any]] = Task) -> Job[Any]:
         """Take up a task that was submitted earlier, here or elsewhere.
 
         Args:
@@ -332,7 +338,7 @@ class AsyncClient:
         def walk(task: Task[S]) -> Walk:
             return _walk(task, None if key is None else key(task))
 
-        return Outcomes(tasks, one, walk, lambda task: task, self._width(max_pending))
+        return Outcomes(tasks, one, walk, lambda task: task, self._width(max_pending), engine.unread)
 
     async def gather(self, tasks: Iterable[Task[S]] | AsyncIterable[Task[S]], **options: Any) -> list[Outcome[S]]:
         """Solve all tasks, and return their outcomes in input order. Arguments as for `solve_many`.
@@ -407,7 +413,7 @@ class AsyncClient:
 
     @property
     def abandoned(self) -> tuple[str, ...]:
-        """The ids of accepted tasks whose solves were cancelled: take them up with `job`."""
+        """The ids of paid tasks whose solves were cancelled, or whose outcomes were not read: take them up with `job`."""
         return tuple(self._engine.abandoned)
 
     def reset_breaker(self) -> None:
@@ -455,14 +461,17 @@ class _State:
 
 async def _through_budget(engine: Engine, task: Task[S], options: Options, walk: Walk) -> S:
     """Solve; wait for room in the budget while running solves may still give some back."""
-    call = functools.partial(solve, engine, task, options, walk)
-    while True:
-        try:
-            return await within(engine, walk, options.timeout, call)
-        except BudgetExceededError:
-            if not await engine.room_in_budget():
-                raise
-            walk.attempts.clear()
+
+    async def call() -> S:
+        while True:
+            try:
+                return await solve(engine, task, options, walk)
+            except BudgetExceededError:
+                if not await engine.room_in_budget():
+                    raise
+                walk.attempts.pop()  # that one was never made
+
+    return await within(engine, walk, options.timeout, call)
 
 
 def _walk(task: object, key: str | None) -> Walk:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar, assert_type
 
+from ucaptcha_async import AsyncClient, Job
 from ucaptcha_async.errors import UCaptchaError
 from ucaptcha_async.images import Image
 from ucaptcha_async.results import (
@@ -182,3 +183,27 @@ def widened(outcome: Outcome[Solution]) -> None:
 def narrow(outcome: Outcome[TextSolution]) -> None:
     """Covariance of outcomes."""
     widened(outcome)
+
+
+async def the_client(client: AsyncClient) -> None:
+    """Each task class brings its own solution type through every verb."""
+    assert_type(await client.solve(RecaptchaV2(website_url="https://e.com", website_key="k")), TokenSolution)
+    assert_type(await client.solve(ImageToText(image=b"")), TextSolution)
+    assert_type(await client.solve(Task("Other", field=1)), Solution)
+    job = await client.submit(RecaptchaV2(website_url="https://e.com", website_key="k"))
+    assert_type(job, Job[TokenSolution])
+    assert_type(await job.wait(timeout=timedelta(seconds=5)), TokenSolution)
+    assert_type(await client.job("id", ImageToText).wait(), TextSolution)
+    async with client.solve_many([ImageToText(image=b"")]) as outcomes:
+        async for outcome in outcomes:
+            assert_type(outcome.solution, TextSolution)
+            assert_type(outcome.error, UCaptchaError | None)
+    assert_type(await client.gather([ImageToText(image=b"")]), list[Outcome[TextSolution]])
+    async with client.recover() as left:
+        async for recovered in left:
+            assert_type(recovered.solution, Solution)
+    assert_type(await client.get_balance(), Decimal)
+    assert_type(await client.get_task_result("id"), TaskResult)
+    assert_type(client.with_options(timeout=5.0), AsyncClient)
+    assert_type(client.abandoned, tuple[str, ...])
+    assert_type(client.job("id"), Job[Solution])
