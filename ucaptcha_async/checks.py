@@ -42,10 +42,15 @@ def seconds(field: str, value: Seconds, *, minimum: float = 0.0, allow_inf: bool
     """Read a duration as seconds, or raise `ConfigurationError`."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     numeric = isinstance(number, int | float) and not isinstance(number, bool)
+    if numeric:
+        try:
+            number = float(number)
+        except OverflowError:
+            number = math.inf
     if not numeric or math.isnan(number) or number < minimum or (math.isinf(number) and not allow_inf):
         allowed = f"a number of seconds (float or timedelta) of at least {minimum:g}"
         raise wrong(field, value, allowed, ConfigurationError)
-    return float(number)
+    return number
 
 
 def whole(field: str, value: int, *, minimum: int = 1, error: type[UCaptchaError] = ConfigurationError) -> int:
