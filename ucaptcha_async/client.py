@@ -413,7 +413,7 @@ class AsyncClient:
 
     @property
     def abandoned(self) -> tuple[str, ...]:
-        """The ids of paid tasks whose solves were cancelled, or whose outcomes were not read: take them up with `job`."""
+        """The ids of paid tasks that were cancelled, or whose outcomes were not read: take them up with `job`."""
         return tuple(self._engine.abandoned)
 
     def reset_breaker(self) -> None:

@@ -22,7 +22,7 @@ from .events import Event, Hook, JournalFailed, Uncertain
 from .journal import Claim, ClaimKind, Intent, Journal, State
 from .limits import InFlight
 from .polling import Polling
-from .results import Attempt
+from .results import Attempt, Outcome
 from .schedule import SolveTimes
 
 if TYPE_CHECKING:
@@ -119,6 +119,12 @@ class Engine:
             self.on_event(event)
         except Exception:
             logger.exception("on_event raised; the solve goes on")
+
+    def unread(self, outcome: Outcome[Any]) -> None:
+        """Keep the id of a paid task whose outcome nobody has read."""
+        paid = outcome.error is None or outcome.error.charged is not False
+        if paid and outcome.task_id is not None:
+            self.abandoned.append(outcome.task_id)
 
     def report_unknown(self, status: str) -> None:
         """Log a status word that nobody has seen yet, once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
 from types import TracebackType
@@ -32,6 +33,7 @@ class Outcomes(Generic[I, S]):
     Inputs are read only as fast as there is room for them: at most `width` are between the input and the reader of the
     outcomes. When the account as a whole is refused, or the budget is used up, no further input is read; what is
     running ends, and then the iteration raises that error, with `not_submitted` saying how many inputs were left.
+    After leaving early, the ids of paid tasks whose outcomes were not read are in `client.abandoned`.
 
     Attributes:
         not_submitted: After such an error: how many inputs the service has not accepted; `None` where the input has no
@@ -45,11 +47,13 @@ class Outcomes(Generic[I, S]):
         walk: Callable[[I], Walk],
         task_of: Callable[[I], Any],
         width: int,
+        unread: Callable[[Outcome[S]], None] = lambda outcome: None,
     ) -> None:
         self._inputs = inputs
         self._solve = solve
         self._walk = walk
         self._task_of = task_of
+        self._unread = unread
         self._room = anyio.Semaphore(width)
         self._accepted = 0
         self._stopped: Exception | None = None
@@ -70,12 +74,19 @@ class Outcomes(Generic[I, S]):
         assert self._group is not None
         assert self._receive is not None
         self._group.cancel_scope.cancel()
-        self._receive.close()
-        if isinstance(error, anyio.get_cancelled_exc_class()):
-            return await self._group.__aexit__(kind, error, traceback)
-        # An error of the caller's own block is not for the group: it would come out wrapped into an ExceptionGroup.
-        await self._group.__aexit__(None, None, None)
-        return False
+        try:
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                return await self._group.__aexit__(kind, error, traceback)
+            # An error of the caller's own block is not for the group: it would come out wrapped into an ExceptionGroup.
+            await self._group.__aexit__(None, None, None)
+            return False
+        finally:
+            self._close(self._receive)
+
+    def _close(self, receive: MemoryObjectReceiveStream[Outcome[S]]) -> None:
+        with receive, contextlib.suppress(anyio.WouldBlock, anyio.EndOfStream):
+            while True:
+                self._unread(receive.receive_nowait())
 
     def __aiter__(self) -> AsyncIterator[Outcome[S]]:
         return self
@@ -123,7 +134,8 @@ class Outcomes(Generic[I, S]):
             if isinstance(result, STOPS_INTAKE):
                 self._stopped = self._stopped or result
             self._accepted += any(attempt.task_id or attempt.uncertain for attempt in walk.attempts)
-            await send.send(
+            # Without a checkpoint: what was paid for must not be lost to a cancellation here.
+            send.send_nowait(
                 Outcome(
                     index=index,
                     task=self._task_of(item),

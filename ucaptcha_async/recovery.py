@@ -21,7 +21,8 @@ def recover(engine: Engine, options: Options, width: int) -> Outcomes[Entry, Sol
     async def one(entry: Entry, walk: Walk) -> Solution:
         return await _recovered(engine, entry, walk, options.timeout)
 
-    return Outcomes(_open(engine.journal, engine.account), one, _walk, lambda entry: Task(entry.type), width)
+    entries = _open(engine.journal, engine.account)
+    return Outcomes(entries, one, _walk, lambda entry: Task(entry.type), width, engine.unread)
 
 
 async def _open(journal: Journal, account: str) -> AsyncIterator[Entry]:
