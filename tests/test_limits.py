@@ -523,6 +523,16 @@ async def test_what_is_left_is_spread_over_the_rest_of_the_window() -> None:
     assert await wait_for(limiter) >= 4
 
 
+async def test_the_next_window_is_expected_to_be_like_the_last() -> None:
+    """After the window's end, until the service is heard again, no more is sent than it granted before."""
+    limiter = RateLimiter(1_000)
+    answer(limiter, 200, **(sane() | {"x_ratelimit_limit": 5}))
+    with anyio.move_on_after(13):
+        await departures(limiter, 1_000)
+
+    assert 2 <= limiter.statistics().departed <= 5
+
+
 @pytest.mark.parametrize(
     "absurd",
     [
