@@ -93,12 +93,14 @@ class Solved(Event):
         solve_time: Seconds, as the service reports it.
         elapsed: Seconds from the acceptance of the task to the solution in hand.
         polls: Polls that it took.
+        from_journal: Whether the journal knew that the work was done: then `cost` was paid for earlier.
     """
 
     cost: Decimal | None
     solve_time: float | None
     elapsed: float
     polls: int
+    from_journal: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -275,6 +275,7 @@ class Job(Generic[S]):
             solve_time=answer.solve_time,
             elapsed=0.0 if self._accepted_at is None else answer.received_at - self._accepted_at,
             polls=solution.polls,
+            from_journal=self._walk.from_journal,
         )
         return solution
 
