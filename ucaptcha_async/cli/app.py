@@ -11,8 +11,10 @@ from cyclopts import App, CycloptsError, Group
 from ucaptcha_async.errors import UCaptchaError
 
 from .batch.command import batch
+from .completion import completion
 from .demo import demo
 from .exits import CommandError, Exit, exit_code, table
+from .keeping import journal, recover
 from .output import close_quietly, fail
 from .report.command import report
 from .serve import serve
@@ -25,7 +27,17 @@ _TRY = Group("Try it, without key and money", sort_key=1)
 _WORK = Group("Solve", sort_key=2)
 _ACCOUNT = Group("Look after it", sort_key=3)
 _HELP = Group("Help", sort_key=9)
-_COMMANDS = ((demo, _TRY), (solve, _WORK), (batch, _WORK), (report, _WORK), (result, _WORK), (balance, _ACCOUNT))
+_COMMANDS = (
+    (demo, _TRY),
+    (solve, _WORK),
+    (batch, _WORK),
+    (report, _WORK),
+    (result, _WORK),
+    (balance, _ACCOUNT),
+    (journal, _ACCOUNT),
+    (recover, _ACCOUNT),
+    (completion, _HELP),
+)
 _SEE = "The exit codes are explained by `ucaptcha --help`."
 
 

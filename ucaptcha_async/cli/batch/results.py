@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,6 +54,8 @@ class Results:
         except OSError as error:
             raise CommandError(f"the output {str(path)!r} cannot be opened: {error.strerror}", Exit.FILE) from None
         results = cls(str(path), fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a named pipe, a device: nothing to look back at
+            return results
         try:
             results._lock()
             results._look_back(path, index)
