@@ -6,10 +6,10 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Literal, TypeVar, TypeVarTuple, Unpack
 
 import anyio
-import anyio.to_thread
 
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
@@ -18,6 +18,7 @@ from .base import Reporting
 from .ledger import Change
 from .records import JSON, Entry, State, Total
 from .store import BusyError, Store
+from .threads import Job
 from .writer import Writer
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class SQLiteJournal(Reporting):
         self._opened = 0
         self._moving: anyio.Event | None = None
         self._pid = 0
+        self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"<SQLiteJournal {self.path.name!r}>"
@@ -94,7 +96,7 @@ class SQLiteJournal(Reporting):
             with anyio.CancelScope(shield=True):
                 await self._in_thread(self._store.close)
             raise
-        self._writer = Writer(self._store.commit, self._limiter, self._patience)
+        self._writer = Writer(self._store.commit, self._limiter, self._lock, self._patience)
 
     async def aclose(self) -> None:
         """Write what is still kept in memory and, with the last call, close.
@@ -111,12 +113,20 @@ class SQLiteJournal(Reporting):
 
     async def _stop(self, writer: Writer) -> None:
         self._writer = None
+        interruption: BaseException | None = None
+        lost: int | None = None
         try:
-            lost = await writer.drain()
+            while lost is None:
+                try:
+                    lost = await writer.drain()
+                except anyio.get_cancelled_exc_class() as cancelled:  # asyncio's own, which no shield keeps out
+                    interruption = cancelled
         finally:
             await self._in_thread(self._store.close)
         if lost:
             raise self._store.failure(f"{lost} reports could not be written")
+        if interruption is not None:
+            raise interruption
 
     async def _still(self) -> None:
         """Wait while another task opens or closes."""
@@ -143,7 +153,11 @@ class SQLiteJournal(Reporting):
         return self._writer
 
     async def _in_thread(self, work: Callable[[Unpack[A]], T], *args: *A) -> T:
-        return await anyio.to_thread.run_sync(work, *args, limiter=self._limiter)
+        job = Job(lambda: work(*args), self._lock)
+        interruption = await job.through(self._limiter)
+        if interruption is not None:
+            raise interruption
+        return job.result()
 
     async def _patiently(self, work: Callable[[Unpack[A]], T], *args: *A) -> T:
         """Run in a thread, again and again while another process holds the lock."""

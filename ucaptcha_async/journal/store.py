@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
 import time
@@ -402,5 +403,7 @@ def _row(values: Sequence[Any]) -> Row | None:
     state = _STATES.get(word)
     if state is None or submit_id is None or account is None:
         return None
+    # An infinity would make the JSON unreadable in which the row travels back, and fail a whole batch.
+    seconds, created, updated = (x if x is not None and math.isfinite(x) else None for x in (seconds, created, updated))
     end = (owner, task_id, cost, code, seconds, created or 0.0, updated or 0.0, solution)
     return Row(submit_id, account, host or "", key, kind or "", state, *end)

@@ -2,17 +2,17 @@
 
 Whoever writes while nobody flushes becomes the flusher, for all who wait. During a flush the next batch gathers: its
 first writer waits for the end of the flush, to make the next one, and the others wait for their batch. A flush runs in
-a worker thread and is shielded, so that a queued change is written even if its caller, or the flusher, is cancelled.
+a worker thread and is waited for, so that a queued change is written even if its caller, or the flusher, is cancelled.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from threading import Lock
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import attrs
 
 from ucaptcha_async.errors import JournalError
@@ -20,6 +20,7 @@ from ucaptcha_async.errors import JournalError
 from .ledger import Abandoned, Begin, Change, Released, TakeUp
 from .records import Claim, ClaimKind, Entry
 from .store import BusyError
+from .threads import Job
 
 SPACING = 0.02
 """Seconds from flush to flush while several tasks write: a flush costs a thread hop, however many share it."""
@@ -62,14 +63,20 @@ class Writer:
     Args:
         commit: Applies changes in a worker thread; raises `BusyError` or `JournalError` if none was written.
         limiter: Admits one thread at a time.
+        lock: Held while a thread works.
         patience: How long a change waits for another process's lock, seconds.
     """
 
     def __init__(
-        self, commit: Callable[[Sequence[Change]], list[object]], limiter: anyio.CapacityLimiter, patience: float
+        self,
+        commit: Callable[[Sequence[Change]], list[object]],
+        limiter: anyio.CapacityLimiter,
+        lock: Lock,
+        patience: float,
     ) -> None:
         self._commit = commit
         self._limiter = limiter
+        self._lock = lock
         self._patience = patience
         self._queue: deque[_Write] = deque()
         self._kept: deque[_Write] = deque()
@@ -170,29 +177,35 @@ class Writer:
         fresh = self._take(self._queue, BATCH - len(kept))
         gathered, self._gathering = self._gathering, anyio.Event()
         self._last_start, self._last_size = anyio.current_time(), len(kept) + len(fresh)
-        self._busy = False
+        changes = [write.change for write in (*kept, *fresh)]
+        job = Job(lambda: self._commit(changes), self._lock)
         try:
-            answers = await self._commit_shielded([write.change for write in (*kept, *fresh)])
-        except JournalError as error:
-            self._kept.extendleft(reversed(kept))
-            self._postpone(fresh, error) if isinstance(error, BusyError) else self._fail(fresh, error)
-            return False
+            interruption = await job.through(self._limiter)
+            succeeded = self._settle(kept, fresh, job)
         except BaseException:
             self._kept.extendleft(reversed(kept))
             self._queue.extendleft(reversed(fresh))
             raise
         finally:
             gathered.set()
+        if interruption is not None:
+            raise interruption
+        return succeeded
+
+    def _settle(self, kept: Sequence[_Write], fresh: Sequence[_Write], job: Job[list[object]]) -> bool:
+        """Answer the callers of a batch."""
+        self._busy = False
+        try:
+            answers = job.result()
+        except JournalError as error:
+            self._kept.extendleft(reversed(kept))
+            self._postpone(fresh, error) if isinstance(error, BusyError) else self._fail(fresh, error)
+            return False
         for write, answer in zip(fresh, answers[len(kept) :], strict=True):
             write.settle(answer)
             if write.deserted:
                 self._undo(write)
         return True
-
-    async def _commit_shielded(self, changes: Sequence[Change]) -> list[object]:
-        with anyio.CancelScope(shield=True):
-            return await anyio.to_thread.run_sync(self._commit, changes, limiter=self._limiter)
-        raise AssertionError("unreachable")
 
     def _take(self, source: deque[_Write], most: int) -> list[_Write]:
         taken: list[_Write] = []
