@@ -27,6 +27,8 @@ _BUCKET = 1.0  # seconds: bounds the memory of the sliding hour; money ages out 
 _ZERO = Decimal(0)
 # Not the caller's context: its precision and traps are his business, and money must not depend on them.
 _EXACT = Context(prec=60, traps=[])
+_MOST = Decimal("1E+20")
+_PLACES = 30  # with at most 20 digits before the point, all sums are exact
 
 
 class _Fate(Enum):
@@ -212,7 +214,7 @@ class Budget:
 
         Args:
             reservation: What `reserve` gave.
-            cost: USD; `None` or not a finite amount: the service did not say, and the estimate counts.
+            cost: USD; `None`, or not an amount of this world: the service did not say, and the estimate counts.
             now: The event loop's time, seconds.
 
         Returns:
@@ -220,10 +222,10 @@ class Budget:
         """
         if not self._end(reservation, _Fate.SETTLED):
             return False
-        known = cost is not None and cost.is_finite() and cost >= 0
-        self._spend(reservation, cost if known and cost is not None else reservation.estimate, now)
-        if known and cost is not None:
-            self._highest[reservation.type] = max(cost, self._highest.get(reservation.type, _ZERO))
+        known = None if cost is None or not _is_sane(cost) else cost
+        self._spend(reservation, reservation.estimate if known is None else known, now)
+        if known is not None:
+            self._highest[reservation.type] = max(known, self._highest.get(reservation.type, _ZERO))
         return True
 
     def release(self, reservation: Reservation) -> bool:
@@ -296,9 +298,15 @@ def _sum(*amounts: Decimal) -> Decimal:
     return total
 
 
+def _is_sane(number: Decimal) -> bool:
+    """Whether it is an amount, of a size that can be counted exactly."""
+    exponent = number.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -_PLACES and 0 <= number < _MOST
+
+
 def amount(field: str, value: Money) -> Decimal:
     """Read an amount of USD, or raise `ConfigurationError`."""
-    allowed = "an amount of USD as Decimal, int or str, finite and not negative"
+    allowed = f"an amount of USD as Decimal, int or str, from 0 to {_MOST}, with at most {_PLACES} decimal places"
     if isinstance(value, float):
         raise ConfigurationError(f"{field} must be {allowed}; got {describe(value)}: a float is not exact", field=field)
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
@@ -307,7 +315,7 @@ def amount(field: str, value: Money) -> Decimal:
         number = Decimal(value)
     except InvalidOperation:
         raise wrong(field, value, allowed, ConfigurationError) from None
-    if not number.is_finite() or number < 0:
+    if not _is_sane(number):
         raise wrong(field, value, allowed, ConfigurationError)
     return number
 
