@@ -94,7 +94,6 @@ class Submit:
                     raise
                 delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * self.engine.rng.uniform(0.5, 1.0)
                 self._tell(error, delay)
-                self.sending = Sending()  # what was refused is not under way any more
             else:
                 assert self.answer is not None
                 return self.answer
@@ -102,9 +101,15 @@ class Submit:
             await anyio.sleep(delay)
 
     async def _once(self) -> None:
-        answer = await self.engine.api.create_task(
-            self.wire, sending=self.sending, secrets=self.secrets, **self.options
-        )
+        try:
+            answer = await self.engine.api.create_task(
+                self.wire, sending=self.sending, secrets=self.secrets, **self.options
+            )
+        except UCaptchaError as error:
+            if fate_of(error, self.sending) is not Fate.UNKNOWN:
+                # What was refused is not under way any more, even if the caller, cancelled, does not hear of it.
+                self.sending = Sending()
+            raise
         if answer.task_id is None and answer.status != "ready":
             raise Unreadable("createTask answered without a taskId")
         self.answer, self.walk.task_id, self.walk.trouble = answer, answer.task_id, None
