@@ -17,6 +17,7 @@ import pytest
 import trio.testing
 import uvicorn
 
+import ucaptcha_async.testing
 from ucaptcha_async.testing import (
     Books,
     assert_nothing_lost,
@@ -279,18 +280,28 @@ def test_without_trio_there_is_one_backend(monkeypatch: pytest.MonkeyPatch) -> N
     assert [backend.id for backend in virtual_backends()] == ["asyncio"]
 
 
-def test_nothing_heavy_is_imported_at_start(project: pytest.Pytester) -> None:
-    """A test run that does not use the plugin imports neither an HTTP library nor a server."""
+def test_unused_it_costs_nothing(project: pytest.Pytester) -> None:
+    """A test run that does not use the plugin imports nothing of this package but the plugin itself."""
     project.makeconftest("")
     project.makepyfile("""
         import sys
 
         def test_modules(pytestconfig):
             assert pytestconfig.pluginmanager.has_plugin("ucaptcha_async")
+            ours = {name for name in sys.modules if name.startswith("ucaptcha_async")}
+            assert ours == {"ucaptcha_async", "ucaptcha_async.testing", "ucaptcha_async.testing.plugin"}
             heavy = {"httpx", "httpcore", "httpx2", "uvicorn", "httptools", "aiohttp", "opentelemetry"}
             assert heavy.intersection(sys.modules) == set()
     """)
     project.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_every_public_name_is_found() -> None:
+    """Names are loaded on first use, and a wrong one is an AttributeError."""
+    assert all(getattr(ucaptcha_async.testing, name) for name in ucaptcha_async.testing.__all__)
+    assert set(dir(ucaptcha_async.testing)) >= set(ucaptcha_async.testing.__all__)
+    with pytest.raises(AttributeError, match=r"'ucaptcha_async\.testing' has no attribute 'Book'"):
+        ucaptcha_async.testing.Book  # type: ignore[attr-defined]  # noqa: B018
 
 
 # --- the assertions ---------------------------------------------------------------------------------------------------

@@ -2,23 +2,87 @@
 
 `LocalService` is a plain ASGI app with books and faults; `Server` and `running_service` put it on a real socket. The
 pytest plugin (`ucaptcha_async.testing.plugin`) gives both to tests as fixtures.
+
+Names are loaded when they are first used: pytest loads the plugin at every start, used or not.
 """
 
 from __future__ import annotations
 
-from .books import Books, CallbackRecord, Entry, RequestRecord, TaskRecord
-from .callbacks import CallbackPlan
-from .dialects import DIALECTS, Dialect
-from .faults import Amend, Delay, Drop, Error, Fault, FaultRates, Faults, Html, Huge, Json, RateLimit, Reply, Truncated
-from .kit import assert_nothing_lost, assert_paid_once, assert_polite, virtual_backends
-from .options import Options
-from .process import RunningService, running_service, start_service
-from .server import Server
-from .service import LocalService
-from .solutions import KINDS, Kind
-from .timing import Fixed, LogNormal, Mixture, SolveTime, parse_solve_time
-from .virtual import VirtualLoop
-from .wire import ConnectionDroppedError
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .books import Books, CallbackRecord, Entry, RequestRecord, TaskRecord
+    from .callbacks import CallbackPlan
+    from .dialects import DIALECTS, Dialect
+    from .faults import (
+        Amend,
+        Delay,
+        Drop,
+        Error,
+        Fault,
+        FaultRates,
+        Faults,
+        Html,
+        Huge,
+        Json,
+        RateLimit,
+        Reply,
+        Truncated,
+    )
+    from .kit import assert_nothing_lost, assert_paid_once, assert_polite, virtual_backends
+    from .options import Options
+    from .process import RunningService, running_service, start_service
+    from .server import Server
+    from .service import LocalService
+    from .solutions import KINDS, Kind
+    from .timing import Fixed, LogNormal, Mixture, SolveTime, parse_solve_time
+    from .virtual import VirtualLoop
+    from .wire import ConnectionDroppedError
+
+_HOMES = {
+    "books": ("Books", "CallbackRecord", "Entry", "RequestRecord", "TaskRecord"),
+    "callbacks": ("CallbackPlan",),
+    "dialects": ("DIALECTS", "Dialect"),
+    "faults": (
+        "Amend",
+        "Delay",
+        "Drop",
+        "Error",
+        "Fault",
+        "FaultRates",
+        "Faults",
+        "Html",
+        "Huge",
+        "Json",
+        "RateLimit",
+        "Reply",
+        "Truncated",
+    ),
+    "kit": ("assert_nothing_lost", "assert_paid_once", "assert_polite", "virtual_backends"),
+    "options": ("Options",),
+    "process": ("RunningService", "running_service", "start_service"),
+    "server": ("Server",),
+    "service": ("LocalService",),
+    "solutions": ("KINDS", "Kind"),
+    "timing": ("Fixed", "LogNormal", "Mixture", "SolveTime", "parse_solve_time"),
+    "virtual": ("VirtualLoop",),
+    "wire": ("ConnectionDroppedError",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "DIALECTS",

@@ -87,8 +87,8 @@ async def ucaptcha_client(
     """An entered `AsyncClient` that talks to `ucaptcha_service`; `ucaptcha_client_options` sets its options."""
     from ucaptcha_async import AsyncClient
 
-    options = {"base_url": BASE_URL, "http_client": ucaptcha_http_client, **ucaptcha_client_options}
-    async with AsyncClient(**{"api_key": ucaptcha_api_key, **options}) as client:
+    options: dict[str, Any] = {"api_key": ucaptcha_api_key, "base_url": BASE_URL, "http_client": ucaptcha_http_client}
+    async with AsyncClient(**{**options, **ucaptcha_client_options}) as client:
         yield client
 
 
