@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
@@ -34,8 +37,14 @@ ROOT = Path(__file__).parent.parent
 FOREIGN = ROOT / "tests" / "foreign_project"
 PAGE = ROOT / "docs" / "how-to" / "test-your-program.md"
 
-# Imported here, because modules that a test run within this process imports first are forgotten after it.
+# All modules are imported here: those that a test run within this process is the first to import are forgotten after
+# it, and imported again by the next one as different modules.
 IMPORTED = (httpx, trio, uvicorn)
+for package in (ucaptcha_async, ucaptcha_async.testing):
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not module.ispkg and not module.name.endswith("__main__"):
+            with suppress(ImportError):  # its extra may not be installed
+                importlib.import_module(module.name)
 
 
 @pytest.fixture
