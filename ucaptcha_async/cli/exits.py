@@ -27,7 +27,7 @@ class Exit(IntEnum):
     DEFECT = 1
     """A defect of this program, or a promise that the books show broken (`demo`)."""
     USAGE = 2
-    """A wrong option, field, file name or setting. Nothing was sent."""
+    """A wrong option, field, file name or setting, found here or by the service. Nothing was charged."""
     ACCOUNT = 3
     """The service refuses the key, the balance or this address."""
     UNSOLVED = 4
@@ -87,7 +87,7 @@ def table() -> str:
 _DOC = {
     Exit.DONE: "everything that was asked for is done",
     Exit.DEFECT: "a defect of this program, or (demo) a promise that the books show broken",
-    Exit.USAGE: "a wrong option, field or setting; nothing was sent",
+    Exit.USAGE: "a wrong option, field or setting, found here or by the service; nothing was charged",
     Exit.ACCOUNT: "the service refuses the key, the balance or this address",
     Exit.UNSOLVED: "not solved: given up and refunded, out of time, or unknown to the service",
     Exit.SERVICE: "the service could not be reached, or answered with a fault",

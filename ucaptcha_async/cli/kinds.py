@@ -219,6 +219,8 @@ def parse_words(words: tuple[str, ...], main: str | None) -> dict[str, object]:
     fields: dict[str, object] = {}
     for index, word in enumerate(words):
         name, separator, text = word.partition("=")
+        if name.startswith("-") and word != "-":
+            raise InvalidTaskError(f"there is no option {name[:40]!r}")
         if not separator or not name.rstrip(":"):
             if index or main is None:
                 raise InvalidTaskError(f"fields are given as name=value; got {describe(word)}")

@@ -47,6 +47,7 @@ def solve(
         Parameter(
             help="The task's fields: name=text, or name:=JSON. For images, the first may be a file, or - for standard "
             "input.",
+            allow_leading_hyphen=True,  # for the lone hyphen; others are refused
         ),
     ],
     proxy: Annotated[

@@ -12,19 +12,18 @@ from ucaptcha_async.cli.single import token_of
 from ucaptcha_async.errors import (
     AccountError,
     BudgetExceededError,
-    ClientStateError,
-    ConfigurationError,
     JournalError,
     SolutionError,
     SolveTimeoutError,
-    SubmitUncertainError,
+    TaskNotFoundError,
     UCaptchaError,
+    UnsolvableError,
 )
 from ucaptcha_async.results import Outcome, Solution
 
 from .source import Item
 
-UNFINISHED = (AccountError, BudgetExceededError, ClientStateError, ConfigurationError, JournalError)
+UNFINISHED = (AccountError, BudgetExceededError, JournalError, SolveTimeoutError)
 """Errors that say nothing of the piece of work: it stays to be done."""
 
 
@@ -50,13 +49,13 @@ def status_of(outcome: Outcome[Solution]) -> str:
     error = outcome.error
     if error is None:
         return "solved"
-    if isinstance(error, UNFINISHED):
-        return "open" if error.task_id else "unsent"
-    if isinstance(error, SubmitUncertainError):
+    if isinstance(error, UnsolvableError | TaskNotFoundError | SolutionError):
+        return "failed"
+    if error.task_id is not None and error.charged is not False:
+        return "open"
+    if error.charged is None:
         return "uncertain"
-    if isinstance(error, SolveTimeoutError):
-        return {True: "open", False: "unsent", None: "uncertain"}[error.charged]
-    return "failed"
+    return "unsent" if isinstance(error, UNFINISHED) else "failed"
 
 
 def record(item: Item, outcome: Outcome[Solution], status: str, times: Times) -> dict[str, object]:
