@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import math
 import os
@@ -36,7 +37,7 @@ from .test_limits import UNIX, most_in_a_window
 
 coredis = pytest.importorskip("coredis")
 
-from ucaptcha_async.redis import SCRIPT, RedisRateLimiter, RedisUnavailableError, SharedPace  # noqa: E402
+from ucaptcha_async.redis import SCRIPT, RedisRateLimiter, RedisUnavailableError, SharedPace, _Numbered  # noqa: E402
 
 SERVER = shutil.which("redis-server")
 pytestmark = [
@@ -470,10 +471,23 @@ def test_the_password_is_not_shown() -> None:
     assert "secret" not in repr(RedisRateLimiter("redis://user:secret@localhost"))
 
 
-async def test_a_limiter_with_a_url_must_be_open(server: Server) -> None:
-    """A limiter that opens its own connection is used inside `async with`."""
-    with pytest.raises(ClientStateError, match="async with"):
-        await RedisRateLimiter(server.url).acquire()
+async def test_a_limiter_with_a_url_must_be_open(server: Server, name: str) -> None:
+    """A limiter that opens its own connection is used inside `async with`, which may be entered again."""
+    limiter = RedisRateLimiter(server.url, name=name)
+    for _ in range(2):
+        with pytest.raises(ClientStateError, match="async with"):
+            await limiter.acquire()
+        async with limiter:
+            await limiter.acquire()
+
+
+def test_without_coredis_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the extra is not installed, the import says what to install."""
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    monkeypatch.delitem(sys.modules, "ucaptcha_async.redis")
+
+    with pytest.raises(ImportError, match=r"ucaptcha_async\[redis\]"):
+        importlib.import_module("ucaptcha_async.redis")
 
 
 # --- the arithmetic, on a clock of our own ---
@@ -507,6 +521,18 @@ class Wire:
             return self.stream.read(int(value) + 2)[:-2]
         assert kind != b"-", value
         return int(value) if kind == b":" else value
+
+
+def test_departures_of_all_are_known_by_our_own() -> None:
+    """How many had left of all processes is told by the numbers of our own departures, the latest of them."""
+    departures = SharedPace(3, 1.0).departures
+    assert isinstance(departures, _Numbered)
+    for moment in range(10):
+        departures.add(float(moment), 5 * moment)
+
+    assert [departures.until(time) for time in (8.5, 9.0, 0.0)] == [40, 45, departures.until(5.0)]
+    departures.forget()
+    assert departures.until(3.0) == departures.total == 45
 
 
 def test_turns_with_others_behind_are_not_given_back(server: Server) -> None:

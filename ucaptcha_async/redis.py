@@ -257,24 +257,24 @@ class RedisRateLimiter(RateLimiter):
         self._redis = _client(redis, self._timeout) if isinstance(redis, str) else redis
         self._key = f"ucaptcha:limit:{name}"
         self._script = self._redis.register_script(SCRIPT)
-        self._opened: AsyncExitStack | None = None
+        self._opened = AsyncExitStack()
+        self._open = not self._owned
         self._away_until = -math.inf
         self._strange = 0
 
     async def __aenter__(self) -> Self:
         """Open the connection to Redis, if the limiter was given a URL."""
-        self._opened = AsyncExitStack()
         if self._owned:
             await self._opened.enter_async_context(self._redis)
+            self._open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close what was opened."""
-        if self._opened is not None:
-            opened, self._opened = self._opened, None
-            await opened.__aexit__(kind, error, trace)
+        self._open = not self._owned
+        await self._opened.__aexit__(kind, error, trace)
 
     async def acquire(self) -> None:
         """Wait until one request may leave.
@@ -310,7 +310,7 @@ class RedisRateLimiter(RateLimiter):
 
     async def _visit(self, spacing: float, now: float) -> None:
         """Take turns for those who wait."""
-        if self._owned and self._opened is None:
+        if not self._open:
             raise ClientStateError("a RedisRateLimiter with a URL is used inside `async with` only")
         if now < self._away_until <= now + 1:
             raise RedisUnavailableError("Redis did not answer a moment ago")
