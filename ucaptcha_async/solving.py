@@ -473,10 +473,9 @@ async def _unsubmitted(ticket: Ticket, order: Submit | None, error: BaseExceptio
     """Settle a submit that did not end with an accepted task in the caller's hands."""
     if isinstance(error, UCaptchaError):
         attempted(ticket.walk, error, None, mode)
-    if order is not None and order.answer is not None:
+    if order is not None and order.answer is not None and order.answer.task_id is not None:
         # Cancelled, and the answer came within the grace: the task is paid for and known.
-        if order.answer.task_id is not None:
-            await ticket.accepted(order.answer.task_id)
+        await ticket.accepted(order.answer.task_id)
         await ticket.parked()
     elif isinstance(error, SubmitUncertainError) and error.task_id is not None:
         await ticket.accepted(error.task_id)
