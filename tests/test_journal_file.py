@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import resource
@@ -123,7 +124,7 @@ async def test_forgotten_solution_leaves_the_file(path: Path) -> None:
     """A forgotten solution is overwritten, not merely unlinked."""
     async with SQLiteJournal(path, store_solutions=True) as journal:
         claim = await journal.begin(intent("a"))
-        await journal.finished(claim.submit_id, State.SOLVED, solution={"token": "marked-token"})
+        await journal.finished(claim.submit_id, State.SOLVED, solution={"token": "marked-token" * 2_000})
         assert await journal.forget(claim.submit_id)
 
     assert b"marked-token" not in contents(path)
@@ -541,6 +542,17 @@ def test_sweeper_comes_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert 2 == len(attempts)
     assert [f"j.db-owner-{owner.token}"] == [file.name for file in tmp_path.iterdir()]
     owner.release()
+
+
+def test_two_look_at_the_same_time(tmp_path: Path) -> None:
+    """A dead owner is dead also while somebody else finds that out."""
+    journal = tmp_path / "j.db"
+    mark = tmp_path / f"j.db-owner-{'0' * 32}"
+    with mark.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not owners.alive(journal, "0" * 32)
+
+    assert not mark.exists()
 
 
 async def test_dead_owners_are_swept(path: Path) -> None:
