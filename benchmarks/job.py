@@ -31,11 +31,16 @@ RATE = 1000
 LATENCY = 0.1
 NEEDS = {"ours, fast": "httpx_aiohttp", "aiohttp by hand": "aiohttp"}
 
+NUMBERS = """
+    solved failed pending paid_not_delivered wall cpu_ms cpu_ms_per_request core peak_memory_mb connections threads
+    stall_ms stall_at_first_ms worst_window throttled requests polls delay delay_p95
+""".split()
+
 # --- in the measured process ------------------------------------------------------------------------------------------
 
 
 async def measure(
-    contestant: str, url: str, key: str, count: int, cap: float, every: float | None = None
+    contestant: str, url: str, key: str, count: int, cap: float, rate: int = RATE, every: float | None = None
 ) -> dict[str, Any]:
     """Solve `count` tasks at once.
 
@@ -45,11 +50,12 @@ async def measure(
         key: The API key.
         count: How many tasks.
         cap: Seconds after which it is stopped.
+        rate: Requests per second that ours and the loops by hand may send.
         every: For ours: a fixed interval of polls in place of the learned one.
     """
     meter, ledger = Meter(int(url.rpartition(":")[2])), Ledger()
     site_keys = [f"site-key-{number}" for number in range(count)]
-    solve_all = prepared(contestant, url, key, site_keys, every, ledger)
+    solve_all = prepared(contestant, url, key, site_keys, ledger, rate, every)
     limit(cap, lambda: {**meter.report(), **ledger.report()})
     ticker = asyncio.create_task(meter.tick())
     await asyncio.sleep(0)
@@ -61,26 +67,29 @@ async def measure(
 
 
 def prepared(
-    contestant: str, url: str, key: str, site_keys: list[str], every: float | None, ledger: Ledger
+    contestant: str, url: str, key: str, site_keys: list[str], ledger: Ledger, rate: int, every: float | None
 ) -> functools.partial[Any]:
     """Import what is needed, so that only the work is measured."""
     if contestant in OURS:
         import ucaptcha_async  # noqa: F401
 
-        return functools.partial(_ours, OURS[contestant], url, key, site_keys, every, ledger)
+        options = {"base_url": url, "transport": OURS[contestant]}
+        return functools.partial(_ours, key, site_keys, ledger, rate, every, options)
     if contestant in BY_HAND:
         library = contestant.partition(" ")[0]
         __import__(library)
-        return functools.partial(_by_hand, library, url, key, site_keys, ledger)
+        return functools.partial(_by_hand, library, url, key, site_keys, ledger, rate)
     return functools.partial(peers.solve_all, contestant, url, key, site_keys, ledger)
 
 
-async def _ours(transport: str, url: str, key: str, site_keys: list[str], every: float | None, ledger: Ledger) -> None:
-    from ucaptcha_async import AsyncClient, Polling, RecaptchaV2
+async def _ours(
+    key: str, site_keys: list[str], ledger: Ledger, rate: int, every: float | None, options: dict[str, Any]
+) -> None:
+    from ucaptcha_async import AsyncClient, Polling, RateLimiter, RecaptchaV2
 
     polling = None if every is None else Polling(interval=every, first=every)
     tasks = (RecaptchaV2(website_url=hand.PAGE, website_key=site_key) for site_key in site_keys)
-    async with AsyncClient(key, base_url=url, transport=transport, polling=polling) as client:  # type: ignore[arg-type]
+    async with AsyncClient(key, rate_limit=RateLimiter(10 * rate), polling=polling, **options) as client:
         await _keep(client, tasks, ledger)
 
 
@@ -93,9 +102,9 @@ async def _keep(client: AsyncClient, tasks: Iterable[RecaptchaV2], ledger: Ledge
                 ledger.failed(outcome.error)
 
 
-async def _by_hand(library: str, url: str, key: str, site_keys: list[str], ledger: Ledger) -> None:
+async def _by_hand(library: str, url: str, key: str, site_keys: list[str], ledger: Ledger, rate: int) -> None:
     async with hand.aiohttp_post(url) if library == "aiohttp" else hand.httpx_post(url) as post:
-        await hand.solve_all(post, key, site_keys, RATE, ledger)
+        await hand.solve_all(post, key, site_keys, rate, ledger)
 
 
 # --- in the command ---------------------------------------------------------------------------------------------------
@@ -105,9 +114,8 @@ def contestants(bench: Bench) -> list[str]:
     """Who can be measured here."""
     from .harness import installed
 
-    return [name for name in ("ours", "ours, fast", *BY_HAND) if installed(NEEDS.get(name, "httpx"))] + list(
-        bench.peers
-    )
+    here = [name for name in ("ours", "ours, fast", *BY_HAND) if installed(NEEDS.get(name, "httpx"))]
+    return [*here, *bench.peers]
 
 
 def one(bench: Bench, contestant: str, count: int, solve_time: str, seed: int, cap: float, **how: Any) -> Any:
@@ -115,7 +123,8 @@ def one(bench: Bench, contestant: str, count: int, solve_time: str, seed: int, c
     from .harness import KEY
 
     dialect = peers.DIALECTS.get(contestant, "ucaptcha")
-    with bench.service(dialect=dialect, latency=LATENCY, solve_time=solve_time, seed=seed) as service:
+    limit = 10 * how.get("rate", RATE)
+    with bench.service(dialect=dialect, latency=LATENCY, solve_time=solve_time, seed=seed, rate_limit=limit) as service:
         result = bench.measure(
             "job:measure",
             within=cap + 30,
@@ -156,7 +165,7 @@ def figures(result: Mapping[str, Any], books: Mapping[str, Any], count: int) -> 
         "wall": end - result["started_at"],
         "cpu_ms": 1000 * result["cpu"] / solved if solved else None,
         "cpu_ms_per_request": 1000 * result["cpu"] / max(books["requests"], 1),
-        "cpu": result["cpu"],
+        "core": result["cpu"] / (result["ended_at"] - result["started_at"]),
         "peak_memory_mb": result["peak_memory"] / 1e6,
         "connections": result["connections"],
         "threads": result["threads"],
@@ -172,39 +181,15 @@ def figures(result: Mapping[str, Any], books: Mapping[str, Any], count: int) -> 
     }
 
 
-def ideal(solve_times: Sequence[float]) -> float:
+def ideal(solve_times: Sequence[float], rate: float) -> float:
     """The least wall time, in seconds; see the module."""
-    return max(number / RATE + time for number, time in enumerate(solve_times)) + LATENCY
+    return max(number / rate + time for number, time in enumerate(solve_times)) + LATENCY
 
 
 def summary(client: str, count: int, results: Sequence[dict[str, Any]], ideals: Sequence[float]) -> dict[str, Any]:
     """One row of the table."""
     from .harness import Figure
 
-    numbers = (
-        *(
-            "solved",
-            "failed",
-            "pending",
-            "paid_not_delivered",
-            "wall",
-            "cpu_ms",
-            "cpu_ms_per_request",
-            "peak_memory_mb",
-        ),
-        *(
-            "connections",
-            "threads",
-            "stall_ms",
-            "stall_at_first_ms",
-            "worst_window",
-            "throttled",
-            "requests",
-            "polls",
-            "delay",
-            "delay_p95",
-        ),
-    )
     errors: dict[str, int] = {}
     for result in results:
         for name, times in result["errors"].items():
@@ -215,7 +200,7 @@ def summary(client: str, count: int, results: Sequence[dict[str, Any]], ideals: 
         "ended": all(result["ended"] for result in results),
         "errors": errors,
         "over_ideal": Figure.of(r["wall"] / least for r, least in zip(results, ideals, strict=True)),
-        **{name: Figure.of(result[name] for result in results) for name in numbers},
+        **{name: Figure.of(result[name] for result in results) for name in NUMBERS},
     }
 
 
@@ -243,7 +228,7 @@ def compare(
             continue
         note(f"{count} solves, {name}: {result['solved']} solved in {result['wall']:.1f} s")
         if result["solve_times"] is not None:
-            least.setdefault(number, ideal(result.pop("solve_times")))
+            least.setdefault(number, ideal(result["solve_times"], how.get("rate", RATE)))
         found[name].append((number, result))
     return [
         {

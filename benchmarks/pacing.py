@@ -13,7 +13,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from . import hand
+from . import hand, request_cost
 from .meter import TICK
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ def run(bench: Bench) -> dict[str, Any]:
     """Measure the three situations."""
     from .harness import KEY, Figure, installed, note
 
-    limit = _limit(bench)
+    share = request_cost.share_of(bench, LIMIT / WINDOW)
+    if share < 1:
+        note(f"pacing: this machine is too slow or too busy; {share:.0%} of the limit")
+    limit = int(share * LIMIT)
     seconds = 12.0 if bench.quick else 23.0
     ways = {"1 client": 1, "4 clients, one limiter": 4}
     if installed("aiohttp"):
@@ -113,22 +116,6 @@ def run(bench: Bench) -> dict[str, Any]:
         for way, results in found.items()
     ]
     return {"limit": limit, "window": WINDOW, "rows": rows}
-
-
-def _limit(bench: Bench) -> int:
-    """The documented limit, or a smaller one where this machine cannot send so much."""
-    from .harness import KEY, note
-
-    with bench.service(latency=0.0, solve_time="36000", rate_limit=1_000_000) as service:
-        found = bench.measure(
-            "request_cost:measure", contestant="ours, httpx", url=service.url, key=KEY, concurrency=100, seconds=1.0
-        )
-    able = found["rate"] if found else 0.0
-    if able > 1.25 * LIMIT / WINDOW:
-        return LIMIT
-    smaller = max(1000, int(able / 1.5 * WINDOW / 1000) * 1000)
-    note(f"pacing: this machine sends {able:.0f} requests/s, so the limit is {smaller} per {WINDOW:g} s")
-    return smaller
 
 
 def _one(bench: Bench, key: str, clients: int, limit: int, seconds: float, *, beside: bool) -> dict[str, Any] | None:

@@ -88,6 +88,7 @@ OUTCOME: Sequence[Column] = (
 COST: Sequence[Column] = (
     ("CPU ms a solve", "cpu_ms", 2),
     ("CPU ms a request", "cpu_ms_per_request", 2),
+    ("share of a core", "core", 2),
     ("peak memory, MB", "peak_memory_mb", 0),
     ("connections opened", "connections", 0),
     ("threads", "threads", 0),

@@ -128,3 +128,14 @@ def run(bench: Bench) -> dict[str, Any]:
                     for name, results in found.items()
                 ]
     return {"rows": rows}
+
+
+def share_of(bench: Bench, rate: float) -> float:
+    """Which share of `rate` requests per second this machine can send now with a third to spare, in tenths."""
+    from .harness import KEY
+
+    with bench.service(solve_time="36000", rate_limit=UNLIMITED) as service:
+        how: dict[str, Any] = {"contestant": "ours, httpx", "url": service.url, "key": KEY}
+        found = bench.measure("request_cost:measure", **how, concurrency=100, seconds=1.0)
+    able = found["rate"] / rate / 1.33 if found else 1.0
+    return min(1.0, max(0.1, int(10 * able) / 10))
