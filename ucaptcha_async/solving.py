@@ -387,6 +387,7 @@ async def _submit_once(engine: Engine, task: Task[S], options: Options, job: Job
         await engine.breaker.check(engine.api.get_balance)
         ticket.reserve()
         if await _claimed(engine, job, ticket):
+            engine.breaker.stand_down()
             return
         walk.phase = "submit"
         order = _order(engine, task, options, walk, job._mode)
