@@ -36,6 +36,9 @@ def _peak_elsewhere() -> int:
 class Meter:
     """CPU, memory, threads, connections and stalls of this process from `start` on.
 
+    `stall` is wall time, and so grows when other programs take the core away; `stall_cpu` is the most CPU time that the
+    loop's own thread used between two ticks.
+
     Args:
         port: The port of the service: only connections to it are counted.
     """
@@ -43,7 +46,7 @@ class Meter:
     def __init__(self, port: int) -> None:
         self.port = port
         self.connections = 0
-        self.stall = self.stall_at_first = 0.0
+        self.stall = self.stall_cpu = self.stall_at_first = 0.0
         self._first_connection: float | None = None
         self.threads = 1
         self.started_at = self._cpu = 0.0
@@ -66,9 +69,11 @@ class Meter:
         """Watch the event loop until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
-            due = clock() + TICK
+            due, cpu = clock() + TICK, time.thread_time()
             await asyncio.sleep(TICK)
             self._late(due, clock())
+            if self._first_connection is not None and self._first_connection < due - TICK:
+                self.stall_cpu = max(self.stall_cpu, time.thread_time() - cpu)
             self.threads = max(self.threads, threading.active_count())
 
     def _late(self, due: float, now: float) -> None:
@@ -91,6 +96,7 @@ class Meter:
             "ended_at": time.monotonic(),
             "cpu": self.cpu(),
             "stall": self.stall,
+            "stall_cpu": self.stall_cpu,
             "stall_at_first": self.stall_at_first,
             "threads": self.threads,
             "connections": self.connections,

@@ -32,7 +32,7 @@ from typing import Any
 
 from . import hand, job, request_cost
 from .harness import KEY, Bench, make_bench
-from .meter import Ledger
+from .meter import TICK, Ledger
 from .report import table
 
 SITE = Path(sysconfig.get_paths()["purelib"])
@@ -48,6 +48,19 @@ class Sampler:
         self.functions: Counter[str] = Counter()
         self.under: Counter[str] = Counter()
         self.total = 0
+        self.stall = 0.0
+        self.during_stall: Counter[str] = Counter()
+        self._latest: Counter[str] = Counter()
+
+    async def tick(self) -> None:
+        """Watch the event loop; remember what ran during the longest stall."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + TICK
+            self._latest = Counter()
+            await asyncio.sleep(TICK)
+            if clock() - due > self.stall:
+                self.stall, self.during_stall = clock() - due, self._latest
 
     def __enter__(self) -> Sampler:
         signal.signal(signal.SIGPROF, self._sample)
@@ -63,12 +76,14 @@ class Sampler:
         self.total += 1
         self.own[where(frame.f_code.co_filename)] += 1
         self.functions[f"{where(frame.f_code.co_filename)}: {frame.f_code.co_qualname}"] += 1
+        self._latest[f"{where(frame.f_code.co_filename)}: {frame.f_code.co_qualname}"] += 1
         modules = set()
         at: FrameType | None = frame
         while at is not None:
             modules.add(where(at.f_code.co_filename))
             at = at.f_back
         self.under.update(modules)
+        self._latest.update(f"under {name}" for name in modules)
 
     def show(self, cpu: float, requests: int, functions: int) -> str:
         """Tables of shares, and of microseconds per request."""
@@ -81,6 +96,9 @@ class Sampler:
         head = f"{requests:,} requests, {cpu:.2f} s of CPU, {each:.0f} µs a request, {self.total:,} samples"
         parts = {"self, by module": lines(self.own, 24), "under, by module": lines(self.under, 30)}
         parts["self, by function"] = lines(self.functions, functions)
+        if self.stall:
+            samples = table(["", "samples"], ((n, str(times)) for n, times in self.during_stall.most_common(24)))
+            parts[f"during the longest stall, {1000 * self.stall:.0f} ms"] = samples
         return head + "".join(f"\n\n{title}\n\n{text}" for title, text in parts.items())
 
 
@@ -129,8 +147,10 @@ async def solves(url: str, contestant: str, count: int) -> tuple[Sampler, float,
     site_keys = [f"site-key-{number}" for number in range(count)]
     work = job.prepared(contestant, url, KEY, site_keys, ledger, job.RATE, 5.0)
     with Sampler() as sampler:
+        ticker = asyncio.create_task(sampler.tick())
         cpu = time.process_time()
         await work()
+        ticker.cancel()
         return sampler, time.process_time() - cpu, 0
 
 
@@ -193,12 +213,15 @@ async def codec_only(url: str, body: bytes) -> AsyncIterator[Callable[[], Awaita
 @asynccontextmanager
 async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
     """Our own client, entered at one of its layers. It reaches into private parts, which may move."""
-    from ucaptcha_async import AsyncClient, RateLimiter, RecaptchaV2
+    from ucaptcha_async import AsyncClient, ImageToText, RateLimiter, RecaptchaV2
+    from ucaptcha_async.http import Sending
     from ucaptcha_async.secrecy import SecretBytes
 
     options: dict[str, Any] = {"transport": transport, "rate_limit": RateLimiter(request_cost.UNLIMITED)}
     async with AsyncClient(KEY, base_url=url, **options) as client:
-        task_id = (await client.submit(RecaptchaV2(website_url=hand.PAGE, website_key="key"))).task_id or ""
+        task = RecaptchaV2(website_url=hand.PAGE, website_key="key")
+        picture = ImageToText(image=b"\x89PNG\r\n\x1a\n" + bytes(200))
+        task_id = (await client.submit(task)).task_id or ""
         api = client._engine.api
         http: Any = api.http
         body = SecretBytes(f'{{"clientKey":"{KEY}","taskId":"{task_id}"}}'.encode())
@@ -213,16 +236,23 @@ async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable
             "Http.post (deadline, reply)": lambda: http.post("/getTaskResult", body),
             "Api (limiter, JSON, errors)": lambda: api.get_task_result(task_id),
             "client.get_task_result": lambda: client.get_task_result(task_id),
+            FIRST_SUBMIT: lambda: api.create_task(task.to_wire(), sending=Sending()),
+            "submit: client.submit": lambda: client.submit(task),
+            "submit: client.solve, solved at once": lambda: client.solve(picture),
         }
         yield calls[layer]
 
 
+FIRST_SUBMIT = "submit: Api (limiter, JSON, errors)"
 LAYERS = (
     "one connection (the transport alone)",
     "httpx client.send over it",
     "Http.post (deadline, reply)",
     "Api (limiter, JSON, errors)",
     "client.get_task_result",
+    FIRST_SUBMIT,
+    "submit: client.submit",
+    "submit: client.solve, solved at once",
 )
 
 
@@ -269,7 +299,7 @@ async def layers(url: str, transport: str, concurrency: int, seconds: float, rou
     rows, before = [], 0.0
     for name, times in found.items():
         least = min(times)
-        adds = f"{least - before:+.0f}" if name in LAYERS else ""
+        adds = f"{least - before:+.0f}" if name in LAYERS and name != FIRST_SUBMIT else ""
         rows.append([name, f"{least:.0f}", adds])
         before = least
     return table([f"µs of CPU, {concurrency} at once, {transport}", "in all", "more than the line above"], rows)

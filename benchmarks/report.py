@@ -93,6 +93,7 @@ COST: Sequence[Column] = (
     ("connections opened", "connections", 0),
     ("threads", "threads", 0),
     ("longest stall, ms", "stall_ms", 0),
+    ("its own CPU at a stretch, ms", "stall_cpu_ms", 0),
     ("before the first request, ms", "stall_at_first_ms", 0),
 )
 
