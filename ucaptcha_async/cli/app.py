@@ -68,31 +68,43 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = build()(list(arguments), exit_on_error=False, print_error=False)
         return int(result or 0)
-    except CycloptsError as error:
-        fail(f"{error} (see ucaptcha --help)")
-        return Exit.USAGE
-    except CommandError as error:
-        fail(str(error))
-        return error.code
-    except UCaptchaError as error:
-        fail(str(error))
-        return exit_code(error)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else Exit.USAGE
-    except BrokenPipeError:
-        close_quietly()
-        return Exit.BROKEN_PIPE
-    except KeyboardInterrupt:
-        fail("interrupted")
-        return Exit.INTERRUPTED
-    except Exception as error:
-        return _defect(error)
+    except BaseException as error:
+        return _end(_cause(error))
 
 
-def _defect(error: Exception) -> int:
-    if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        return _defect(error.exceptions[0])
-    if os.environ.get(TRACEBACK):
+def _cause(error: BaseException) -> BaseException:
+    """The error that task groups have wrapped; of several, the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _end(error: BaseException) -> int:
+    """Say in one line what went wrong, and return the exit code."""
+    match error:
+        case CycloptsError():
+            fail(f"{error} (see ucaptcha --help)")
+            return Exit.USAGE
+        case CommandError():
+            fail(str(error))
+            return error.code
+        case UCaptchaError():
+            fail(str(error))
+            return exit_code(error)
+        case BrokenPipeError():
+            close_quietly()
+            return Exit.BROKEN_PIPE
+        case KeyboardInterrupt():
+            fail("interrupted")
+            return Exit.INTERRUPTED
+        case _:
+            return _defect(error)
+
+
+def _defect(error: BaseException) -> int:
+    if os.environ.get(TRACEBACK) or not isinstance(error, Exception):
         raise error
     fail(f"this is a defect: {type(error).__name__} (with {TRACEBACK}=1 in the environment it shows where)")
     return Exit.DEFECT

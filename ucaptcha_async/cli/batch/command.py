@@ -84,12 +84,22 @@ class Work:
 
 def batch(
     tasks: Annotated[
-        Path, Parameter(help="A file of tasks (.jsonl, .csv, .tsv), a folder of images, or - for standard input.")
+        Path,
+        Parameter(
+            help="A file of tasks (.jsonl, .csv, .tsv), a folder of images, or - for standard input.",
+            allow_leading_hyphen=True,
+        ),
     ],
     /,
     *,
     output: Annotated[
-        Path, Parameter(name=["--output", "-o"], help="Where results go, or - for standard output.", group=FILES)
+        Path,
+        Parameter(
+            name=["--output", "-o"],
+            help="Where results go, or - for standard output.",
+            group=FILES,
+            allow_leading_hyphen=True,
+        ),
     ],
     journal: Annotated[
         Path | None,
@@ -133,6 +143,9 @@ def batch(
     with the reason, and the rest goes on.
     """
     work, connection = work or Work(), connection or Connection()
+    for path in (tasks, output):
+        if str(path).startswith("-") and str(path) != "-":
+            raise CommandError(f"there is no option {str(path)!r} (a file of that name: ./{path})")
     if json and _is_stdout(output):
         raise CommandError("--json and --output - both want standard output")
     run = Batch(
