@@ -45,7 +45,7 @@ class _Redis:
         command = shutil.which("redis-server")
         if command is not None and self.process is None:
             arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-            self.process = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
+            self.process = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)  # noqa: S603
             self._wait()
         return command is not None
 
