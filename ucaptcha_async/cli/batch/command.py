@@ -34,6 +34,9 @@ LIMITS = Group("Limits", sort_key=3)
 INPUT = Group("Input", sort_key=2)
 FILES = Group("Files", sort_key=4)
 
+LARGE = 50_000_000
+"""Bytes of earlier results whose reading takes long enough to be told of."""
+
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
@@ -157,6 +160,8 @@ def batch(
         quiet=quiet,
     )
     client = _client(connection, work, run, on_uncertain="resubmit" if resubmit_uncertain else "raise")
+    if not quiet and output.is_file() and output.stat().st_size > LARGE:
+        note(f"reading the results that {str(output)!r} has already")
     with _files(output, rejects) as files:
         summary = anyio.run(_run, run, client, files)
     if json:

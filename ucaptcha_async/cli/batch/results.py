@@ -24,6 +24,8 @@ except ImportError:  # Windows
 STATUSES = {"solved": Met.SOLVED, "failed": Met.FAILED, "uncertain": Met.UNCERTAIN}
 """The words in the field `status`."""
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
 BATCH = 5_000
 """Lines that are taken into the index at once."""
 
@@ -50,7 +52,7 @@ class Results:
             CommandError: It cannot be used: no permission, in use by another batch, or not an output of this command.
         """
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
+            fd = os.open(path, _FLAGS, 0o666)
         except OSError as error:
             raise CommandError(f"the output {str(path)!r} cannot be opened: {error.strerror}", Exit.FILE) from None
         results = cls(str(path), fd)
@@ -85,7 +87,7 @@ class Results:
             return
 
     def _look_back(self, path: Path, index: KeyIndex) -> None:
-        good = 0
+        good, ended = 0, True
         met: list[tuple[str, Met]] = []
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -97,18 +99,19 @@ class Results:
                     raise CommandError(message, Exit.FILE)
                 met.append(found)
                 good += len(line)
+                ended = line.endswith(b"\n")
                 self.earlier += 1
                 if len(met) >= BATCH:
                     index.note(met)
                     met.clear()
         index.note(met)
-        self._mend(good)
+        self._mend(good, ended=ended)
 
-    def _mend(self, good: int) -> None:
+    def _mend(self, good: int, *, ended: bool) -> None:
         """Cut a line that was torn by a crash; the journal has what it said. End one that lacks only its end."""
         os.ftruncate(self._fd, good)
         self._size = good
-        if good and os.pread(self._fd, 1, good - 1) != b"\n":
+        if not ended:
             self._append(b"\n")
 
     def write(self, record: Mapping[str, object]) -> None:

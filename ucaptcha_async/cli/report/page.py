@@ -88,18 +88,23 @@ draw();
 
 def page(title: str, facts: Facts, charts: Sequence[Picture]) -> str:
     """The page as text."""
-    import vl_convert
-
     specs = {picture.name: spec(picture) for picture in charts if picture.chart is not None}
     return _TEMPLATE.format(
         title=html.escape(title),
         when=html.escape(_when(facts)),
         tiles="\n".join(f'<div class="tile"><b>{html.escape(n)}</b><span>{w}</span></div>' for n, w in _tiles(facts)),
         cards="\n".join(_card(picture) for picture in charts),
-        bundle=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"),
+        bundle=bundle().replace("</script", "<\\/script"),
         # Names in it come from outside: nothing in a script may look like a tag.
         specs=json.dumps(specs, separators=(",", ":")).replace("<", "\\u003c"),
     )
+
+
+def bundle() -> str:
+    """What draws the charts in a browser: Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def _card(picture: Picture) -> str:
