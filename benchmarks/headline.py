@@ -28,6 +28,6 @@ def run(bench: Bench) -> dict[str, Any]:
         note(f"headline: this machine is too slow or too busy; {share:.0%} of the load")
     names = [name for name in CONTESTANTS if name in job.contestants(bench)]
     runs = dict.fromkeys(names, bench.runs)
-    seconds, count, rate = 9.9 if bench.quick else 19.9, int(share * COUNT), int(share * job.RATE)
-    rows = job.compare(bench, names, count, str(seconds), runs=runs, caps={}, every=5.0, rate=rate)
+    seconds, count, rate = 4.9 if bench.quick else 14.9, int(share * COUNT), int(share * job.RATE)
+    rows = job.compare(bench, names, count, str(seconds), runs=runs, cap=90.0, every=5.0, rate=rate)
     return {"rows": rows, "seconds": seconds, "rate": rate}

@@ -36,7 +36,7 @@ def run(bench: Bench) -> dict[str, Any]:
 
     note("imports")
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in STATEMENTS}
-    for number, name in bench.rounds(list(STATEMENTS), 7 if bench.quick else 21):
+    for number, name in bench.rounds(list(STATEMENTS), 7 if bench.quick else 16):
         program = PROGRAM.format(core=bench.client_core, statement=STATEMENTS[name])
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ import asyncio
 import functools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from . import hand, peers
@@ -56,7 +57,7 @@ async def measure(
     """
     meter, ledger = Meter(int(url.rpartition(":")[2])), Ledger()
     site_keys = [f"site-key-{number}" for number in range(count)]
-    solve_all = prepared(contestant, url, key, site_keys, ledger, rate, every)
+    solve_all = await prepared(contestant, url, key, site_keys, ledger, rate, every)
     limit(cap, lambda: {**meter.report(), **ledger.report()})
     ticker = asyncio.create_task(meter.tick())
     await asyncio.sleep(0)
@@ -67,18 +68,21 @@ async def measure(
     return result
 
 
-def prepared(
+async def prepared(
     contestant: str, url: str, key: str, site_keys: list[str], ledger: Ledger, rate: int, every: float | None
 ) -> functools.partial[Any]:
-    """Import what is needed, so that only the work is measured."""
+    """Import what is needed, so that only the work is measured. Some is imported when a client is opened."""
     if contestant in OURS:
-        import ucaptcha_async  # noqa: F401
+        from ucaptcha_async import AsyncClient
 
         options = {"base_url": url, "transport": OURS[contestant]}
+        async with AsyncClient(key, **options):  # type: ignore[arg-type]
+            pass
         return functools.partial(_ours, key, site_keys, ledger, rate, every, options)
     if contestant in BY_HAND:
         library = contestant.partition(" ")[0]
-        __import__(library)
+        async with _post(library, url):
+            pass
         return functools.partial(_by_hand, library, url, key, site_keys, ledger, rate)
     return functools.partial(peers.solve_all, contestant, url, key, site_keys, ledger)
 
@@ -103,8 +107,12 @@ async def _keep(client: AsyncClient, tasks: Iterable[RecaptchaV2], ledger: Ledge
                 ledger.failed(outcome.error)
 
 
+def _post(library: str, url: str) -> AbstractAsyncContextManager[hand.Post]:
+    return hand.aiohttp_post(url) if library == "aiohttp" else hand.httpx_post(url)
+
+
 async def _by_hand(library: str, url: str, key: str, site_keys: list[str], ledger: Ledger, rate: int) -> None:
-    async with hand.aiohttp_post(url) if library == "aiohttp" else hand.httpx_post(url) as post:
+    async with _post(library, url) as post:
         await hand.solve_all(post, key, site_keys, rate, ledger)
 
 
@@ -213,8 +221,7 @@ def compare(
     solve_time: str,
     *,
     runs: Mapping[str, int],
-    caps: Mapping[str, float],
-    cap: float = 90.0,
+    cap: float,
     **how: Any,
 ) -> list[dict[str, Any]]:
     """Let some contestants do the same job in turns."""
@@ -225,7 +232,7 @@ def compare(
     for number, name in bench.rounds(names, max(runs.values())):
         if number >= runs[name]:
             continue
-        result = one(bench, name, count, solve_time, number, caps.get(name, cap), **how)
+        result = one(bench, name, count, solve_time, number, cap, **how)
         if result is None:
             continue
         note(f"{count} solves, {name}: {result['solved']} solved in {result['wall']:.1f} s")
@@ -243,14 +250,14 @@ def compare(
 
 
 def run(bench: Bench) -> dict[str, Any]:
-    """All sizes. The largest is measured once for the peers, and stopped when it takes too long."""
+    """All sizes. The larger ones are measured less often, and once where it takes long, and stopped in the end."""
     names = contestants(bench)
-    sizes = (200,) if bench.quick else (200, 1000, 5000)
+    slow = {"httpx by hand", *bench.peers}
     rows = []
-    for count in sizes:
-        few = 1 if count > 200 else bench.runs
-        runs = {name: few if name in bench.peers else bench.runs for name in names}
-        caps = dict.fromkeys(bench.peers, 60.0 + count / 100)
-        solve_time = "6~0.2" if bench.quick else "8~0.25"
-        rows += compare(bench, names, count, solve_time, runs=runs, caps=caps)
+    for count, cap in ((200, 45.0),) if bench.quick else ((200, 45.0), (1000, 45.0), (5000, 60.0)):
+        fewer = max(1, bench.runs - 1)
+        often = bench.runs if count == 200 else fewer
+        seldom = fewer if count == 200 else 1
+        runs = {name: seldom if name in slow else often for name in names}
+        rows += compare(bench, names, count, "3~0.3" if bench.quick else "5~0.25", runs=runs, cap=cap)
     return {"rows": rows}

@@ -145,7 +145,7 @@ async def solves(url: str, contestant: str, count: int) -> tuple[Sampler, float,
     """Whole solves, as in `job`; the requests are those that the service counted."""
     ledger = Ledger()
     site_keys = [f"site-key-{number}" for number in range(count)]
-    work = job.prepared(contestant, url, KEY, site_keys, ledger, job.RATE, 5.0)
+    work = await job.prepared(contestant, url, KEY, site_keys, ledger, job.RATE, 5.0)
     with Sampler() as sampler:
         ticker = asyncio.create_task(sampler.tick())
         cpu = time.process_time()
