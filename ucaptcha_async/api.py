@@ -164,6 +164,7 @@ class Api:
             if departed:
                 self.requests += 1
                 self._tell_limiter(reply)
+        assert reply is not None
         try:
             return self._understand(reply, path, task_id, secrets), reply
         except UCaptchaError as error:

@@ -17,8 +17,8 @@ SCOUT_WAIT = 2.0
 class Breaker:
     """Knows whether the account is good.
 
-    Until the service has accepted a task, submits wait a moment for the first of them: a wrong key is then refused once,
-    and not as many times as there are solves. Once the account is refused, every submit fails at once with the same
+    Until the service has accepted a task, submits wait a moment for the first of them: a wrong key is then refused
+    once, and not as many times as there are solves. Once the account is refused, every submit fails at once with the same
     error, until `reset` is called or, with `reset_after`, one probe succeeds.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from random import Random
@@ -188,7 +188,7 @@ class Engine:
 
 
 @asynccontextmanager
-async def _alone(keys: dict[str, list[Any]], key: str | None) -> Any:
+async def _alone(keys: dict[str, list[Any]], key: str | None) -> AsyncIterator[None]:
     if key is None:
         yield
         return

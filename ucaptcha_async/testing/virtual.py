@@ -28,7 +28,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop with virtual time, for tests that would otherwise wait for minutes.
 
     Use it as `asyncio.Runner(loop_factory=VirtualLoop)`, or with anyio's pytest plugin as the backend
-    `("asyncio", {"loop_factory": VirtualLoop})`. Threads and real sockets do not mix with it: the clock jumps past them.
+    `("asyncio", {"loop_factory": VirtualLoop})`. Threads and real sockets do not mix with it: the clock jumps
+    past them.
     """
 
     def __init__(self) -> None:
