@@ -18,8 +18,8 @@ class Breaker:
     """Knows whether the account is good.
 
     Until the service has accepted a task, submits wait a moment for the first of them: a wrong key is then refused
-    once, and not as many times as there are solves. Once the account is refused, every submit fails at once with the same
-    error, until `reset` is called or, with `reset_after`, one probe succeeds.
+    once, and not as many times as there are solves. Once the account is refused, every submit fails at once with
+    the same error, until `reset` is called or, with `reset_after`, one probe succeeds.
 
     Attributes:
         reset_after: Seconds after which one probe may close the breaker again; `None`: only by hand.
