@@ -1,0 +1,467 @@
+"""What must hold after every world: the service's books, the network's and the clients', compared.
+
+Three parties kept books: the service (tasks, charges, refunds), the network (each request at the moment when its first
+byte left a client), and the users (what they were told). No check asks the client about itself where another knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from itertools import pairwise
+
+from ucaptcha_async import (
+    AccountError,
+    APIConnectionError,
+    BudgetExceededError,
+    InvalidTaskError,
+    JournalError,
+    NoProviderError,
+    ProtocolError,
+    RateLimitedError,
+    ServiceError,
+    SolveTimeoutError,
+    SubmitUncertainError,
+    TaskNotFoundError,
+    UnsolvableError,
+)
+from ucaptcha_async.events import Cancelled, Solved, Uncertain
+from ucaptcha_async.journal import State
+from ucaptcha_async.testing.books import most_in_window
+
+from .network import Request
+from .plan import PRICES
+from .process import Call, Heard, Process
+from .world import World
+
+EPSILON = 1e-6
+"""Seconds that sums of floating-point times may be off."""
+
+CLOSING = 1.0
+"""Seconds that closing a connection may take under a shield."""
+
+REFUSED_FOR_NOW = {"ERROR_NO_SLOT_AVAILABLE", "NO_PROVIDERS_AVAILABLE", "ERROR_TOO_MUCH_REQUESTS"}
+
+Complaints = Iterator[str]
+
+
+def check(world: World) -> None:
+    """Compare the books, and complain about what does not agree."""
+    if not world.ended_at:
+        return
+    books = Books(world)
+    for rule in RULES:
+        for text in rule(books):
+            world.complain(rule.__name__, text)
+
+
+class Books:
+    """A world's record, sorted for the checks."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.plan = world.plan
+        self.tasks = world.tasks
+        world.service.books.settle()
+        self.requests = world.network.requests
+        self.submits: dict[str, list[Request]] = defaultdict(list)
+        self.by_process: dict[int, list[Request]] = defaultdict(list)
+        for request in self.requests:
+            self.by_process[request.process].append(request)
+            if request.path == "/createTask" and request.work is not None:
+                self.submits[request.work].append(request)
+        self.calls: dict[str, list[Call]] = defaultdict(list)
+        for call in world.calls:
+            self.calls[call.work.name].append(call)
+        # What a duplicate on the way has bought, nobody can know of.
+        self.twins = {request.twin for request in self.requests if request.twin is not None}
+        self.accepted: dict[str, list[str]] = defaultdict(list)
+        for task in self.tasks.values():
+            if task.id not in self.twins:
+                self.accepted[_work_of(task.website_url)].append(task.id)
+        self.buyers = {r.accepted: r.process for r in self.requests if r.accepted is not None}
+        self.solved = [
+            (heard.process, heard.at, self._solved_id(heard))
+            for heard in world.heard
+            if isinstance(heard.event, Solved)
+        ]
+        self.known = self._known()
+        self.deaths = [process.died_at for process in self.world.processes if process.died_at is not None]
+
+    def _solved_id(self, heard: Heard) -> str | None:
+        """The task that was solved; an answer that came at once may have come without its id."""
+        if heard.event.task_id is not None or heard.work is None:
+            return heard.event.task_id
+        bought = [r.accepted for r in self.submits[heard.work] if r.process == heard.process and r.answered]
+        return bought[-1] if bought else None
+
+    def _known(self) -> set[str]:
+        """The tasks that somebody who can act on it was told of."""
+        known = {entry.task_id for entry in self.world.entries if entry.task_id is not None}
+        for process in self.world.processes:
+            known.update(process.abandoned)
+        for call in self.world.calls:
+            known |= call.ids
+        return known | {task_id for _, _, task_id in self.solved if task_id is not None}
+
+    def uncertain(self, work: str) -> int:
+        """How many submits of a work were reported to be of unknown fate."""
+        if not self.plan.journal:
+            heard = (heard for heard in self.world.heard if isinstance(heard.event, Uncertain))
+            return sum(each.work == work for each in heard)
+        open_or_given_up = (State.UNCERTAIN, State.INTENT, State.FORGOTTEN)
+        rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
+        return sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
+
+    def unrefunded(self, work: str) -> list[str]:
+        """The tasks of a work that were paid for and not refunded."""
+        return [task_id for task_id in self.accepted[work] if not self.tasks[task_id].refunded]
+
+    def gone(self, work: str) -> int:
+        """How many users of a work were told that its task is no longer known."""
+        return sum(isinstance(call.error, TaskNotFoundError) for call in self.calls[work])
+
+
+def _work_of(url: str | None) -> str:
+    return (url or "").rpartition("/")[2]
+
+
+# --- what was paid for ------------------------------------------------------------------------------------------------
+
+
+def nothing_lost(books: Books) -> Complaints:
+    """Every accepted task is known to somebody, or reported as uncertain, or its refund was told."""
+    for work, ids in books.accepted.items():
+        unknown = [
+            task_id
+            for task_id in ids
+            if task_id not in books.known and not (books.tasks[task_id].refunded and books.tasks[task_id].polls)
+        ]
+        if len(unknown) > books.uncertain(work):
+            ends = [f"{call.ending} {call.error!r}" for call in books.calls[work]]
+            yield f"{work}: {unknown} known to nobody, {books.uncertain(work)} reported as uncertain; calls: {ends}"
+
+
+def nothing_twice(books: Books) -> Complaints:
+    """No work is paid for twice, unless it was asked for, and said."""
+    for work in books.accepted:
+        calls = books.calls[work]
+        keyed = calls[0].work.keyed
+        allowed = 1 if keyed else len(calls)
+        allowed += books.gone(work)
+        if books.plan.on_uncertain == "resubmit":
+            allowed += books.uncertain(work)
+        paid = books.unrefunded(work)
+        if len(paid) > allowed:
+            yield f"{work}: {len(paid)} tasks were paid for and not refunded, {allowed} allowed: {paid}"
+        most = allowed - 1 + sum(call.work.attempts for call in calls)
+        if len(books.accepted[work]) > most:
+            yield f"{work}: {len(books.accepted[work])} tasks were accepted, {most} allowed"
+
+
+def nothing_sent_again(books: Books) -> Complaints:
+    """A submit is sent again only if the service has refused the last one, or its task was refunded."""
+    if books.plan.on_uncertain == "resubmit":
+        return
+    for work, submits in books.submits.items():
+        keyed = books.calls[work][0].work.keyed
+        for last, again in pairwise(submits):
+            if not _may_follow(books, last) and (keyed or last.process == again.process):
+                what = f"request {last.number} (fate {last.fate!r}, HTTP {last.status})"
+                yield f"{work}: {what} was sent again as {again.number}"
+
+
+def _may_follow(books: Books, last: Request) -> bool:
+    if last.accepted is not None:
+        task = books.tasks[last.accepted]
+        return last.answered and (task.refunded or books.gone(_work_of(task.website_url)) > 0)
+    refused = last.status == 429 or last.code in REFUSED_FOR_NOW
+    # Another user of the same work may try what was refused to the first.
+    users = len(books.calls[last.work or ""])
+    final = users > 1 and (last.fate == "unsolicited_408" or (last.status or 500) < 500)
+    return (last.answered or last.fate == "unsolicited_408") and (refused or final)
+
+
+def no_false_alarms(books: Books) -> Complaints:
+    """A submit that the service has refused, or that was never written, is not called uncertain."""
+    for work, calls in books.calls.items():
+        heard = sum(isinstance(h.event, Uncertain) and h.work == work for h in books.world.heard)
+        refused = sum(r.answered and (r.status == 429 or r.code in REFUSED_FOR_NOW) for r in books.submits[work])
+        unclear = len(books.submits[work]) - refused + books.world.network.refused_writes[work]
+        if heard > unclear and calls:
+            yield f"{work}: {heard} submits are called uncertain, and {unclear} were"
+
+
+def money_agrees(books: Books) -> Complaints:
+    """What the clients say they spent is what the service charged for the tasks that they solved, each once."""
+    doubtful = {task_id for task_id in books.tasks if _doubtful(books, task_id)}
+    for process in books.world.processes:
+        told = {task_id for number, _, task_id in books.solved if number == process.number}
+        most = _cost(books, told | doubtful)
+        if process.spent > most:
+            yield f"process {process.number} says it spent {process.spent}; the books say at most {most}"
+    told = {task_id for _, _, task_id in books.solved}
+    low, high = _cost(books, told - doubtful), _cost(books, told | doubtful)
+    spent = sum((process.spent for process in books.world.processes), Decimal(0))
+    if not low <= spent <= high:
+        yield f"all processes say they spent {spent}; the books say {low} to {high}"
+
+
+def _doubtful(books: Books, task_id: str) -> bool:
+    """Whether a task was solved just as its user gave up or its process died: then it may not be counted."""
+    delivered = books.tasks[task_id].first_delivered_at
+    if delivered is None:
+        return False
+    first = min((at for _, at, solved in books.solved if solved == task_id), default=math.inf)
+    died = any(delivered <= death <= first + EPSILON for death in books.deaths)
+    return died or (first == math.inf and any(task_id in process.abandoned for process in books.world.processes))
+
+
+def money_is_explained(books: Books) -> Complaints:
+    """Charges minus refunds are what is counted as solved and what is known to be open, and nothing else."""
+    solved = {task_id for _, _, task_id in books.solved}
+    counted = _cost(books, solved)
+    rest = [i for i, task in books.tasks.items() if i not in solved and not task.refunded]
+    unexplained = [i for i in rest if i not in books.known and i not in books.twins]
+    uncertain = sum(books.uncertain(work) for work in books.accepted)
+    if len(unexplained) > uncertain:
+        yield f"{len(unexplained)} charges are explained by nothing, {uncertain} submits are reported as uncertain"
+    open_ends = _cost(books, rest)
+    if counted + open_ends != books.world.service.books.spent:
+        yield f"the service has earned {books.world.service.books.spent}; {counted} is counted and {open_ends} is open"
+
+
+def _cost(books: Books, ids: Iterable[str | None]) -> Decimal:
+    tasks = [books.tasks[task_id] for task_id in ids if task_id in books.tasks]
+    return sum((task.cost for task in tasks if not task.refunded), Decimal(0))
+
+
+def solved_is_solved(books: Books) -> Complaints:
+    """What a user holds as solved is a task of his work that the service solved, at its price."""
+    for call in books.world.calls:
+        solution = call.solution
+        if solution is None or solution.task_id is None:
+            continue
+        task = books.tasks.get(solution.task_id)
+        if task is None or _work_of(task.website_url) != call.work.name:
+            yield f"{call.work.name}: got the solution of another task, {solution.task_id}"
+        elif task.error_code is not None:
+            yield f"{call.work.name}: {task.id} is solved for the user and failed for the service"
+        elif dict(solution.raw) != task.solution:
+            yield f"{call.work.name}: the solution of {task.id} is another task's"
+        elif solution.cost not in (None, PRICES[call.work.kind]):
+            yield f"{call.work.name}: {task.id} cost {solution.cost} for the user, {task.cost} for the service"
+
+
+def claims_hold(books: Books) -> Complaints:
+    """What an error says of the charge is true."""
+    for call in books.world.calls:
+        error = call.error
+        if error is None or call.ended is None:
+            continue
+        mine = [r.accepted for r in books.submits[call.work.name] if r.accepted is not None and _of(r, call)]
+        paid = [i for i in mine if not books.tasks[i].refunded]
+        # Of several users of one work only one has bought it.
+        if error.charged is False and paid and call.work.calls == 1:
+            yield f"{call.work.name}: {error!r} says 'not charged', but {paid} is paid for"
+        if error.charged is True and error.task_id not in books.tasks:
+            yield f"{call.work.name}: {error!r} says 'charged', but the service has no such task"
+
+
+def _of(request: Request, call: Call) -> bool:
+    assert call.ended is not None
+    return request.process == call.process and call.started - EPSILON <= request.at <= call.ended + EPSILON
+
+
+def budgets_hold(books: Books) -> Complaints:
+    """No process buys for more than its budget. (The estimate of a task is above every price here.)"""
+    for process in books.world.processes:
+        if process.budget is None or process.budget.max_spend is None:
+            continue
+        bought = [i for i, buyer in books.buyers.items() if buyer == process.number]
+        paid = _cost(books, bought)
+        if paid > process.budget.max_spend:
+            yield f"process {process.number} bought for {paid} with a budget of {process.budget.max_spend}"
+        if process.budget.spent > process.budget.max_spend:
+            yield f"process {process.number} counts {process.budget.spent} on a budget of {process.budget.max_spend}"
+
+
+# --- how requests leave -----------------------------------------------------------------------------------------------
+
+
+def windows_hold(books: Books) -> Complaints:
+    """In no window of any process do more requests leave than the limit."""
+    for number, requests in books.by_process.items():
+        worst = most_in_window([request.at for request in requests], books.plan.window)
+        if worst > books.plan.limit:
+            yield f"process {number}: {worst} requests left within {books.plan.window} s, of {books.plan.limit} allowed"
+
+
+def polls_are_spaced(books: Books) -> Complaints:
+    """No process asks for a task more often than every `interval` seconds."""
+    for number, requests in books.by_process.items():
+        latest: dict[str, Request] = {}
+        for request in requests:
+            if request.path != "/getTaskResult" or request.task_id is None:
+                continue
+            last = latest.get(request.task_id)
+            latest[request.task_id] = request
+            if last is not None and request.at - last.at < books.plan.polling.interval - EPSILON:
+                gap = f"{request.at - last.at:.3f} s (requests {last.number}, {request.number})"
+                yield f"process {number} asked for {request.task_id} after {gap}"
+
+
+def pauses_hold(books: Books) -> Complaints:
+    """After a refusal nothing leaves before the pause is over."""
+    for number, requests in books.by_process.items():
+        refusals = [r.heard_at for r in requests if r.status == 429 and r.heard_at is not None]
+        for request in requests:
+            early = request.paused_until is not None and request.at < request.paused_until - EPSILON
+            # What had left already, in the very moment in which the refusal was read, could not be stopped.
+            if early and not any(abs(at - request.at) < EPSILON for at in refusals):
+                yield f"process {number}: request {request.number} left before the end of a pause"
+
+
+# --- how calls end ----------------------------------------------------------------------------------------------------
+
+
+def everything_ends(books: Books) -> Complaints:
+    """Every call has an end, in time."""
+    for call in books.world.calls:
+        if call.ended is None:
+            yield f"{call.work.name}: has no end"
+            continue
+        took = call.ended - call.started
+        most = call.work.timeout + books.plan.cancel_grace + CLOSING + EPSILON
+        if took > most and call.work.how != "many":
+            yield f"{call.work.name}: took {took:.3f} s with a timeout of {call.work.timeout:.3f} s ({call.ending})"
+
+
+def giving_up_is_quick(books: Books) -> Complaints:
+    """A user who gives up is free at once, or after the grace if a submit was under way; nothing is sent any more."""
+    for call in books.world.calls:
+        if call.cancelled_at is None or call.ended is None or call.ending not in ("cancelled", "dropped"):
+            continue
+        submits = [r for r in books.submits[call.work.name] if _of(r, call)]
+        under_way = any(r.at <= call.cancelled_at + EPSILON for r in submits)
+        most = EPSILON + (books.plan.cancel_grace + CLOSING if under_way else 0.0)
+        took = call.ended - call.cancelled_at
+        if took > most and call.work.how != "many":
+            yield f"{call.work.name}: went on for {took:.3f} s after the user had given up"
+        late = [r.number for r in submits if r.at > call.cancelled_at + EPSILON]
+        if late and call.work.how != "many":
+            yield f"{call.work.name}: sent {late} after the user had given up"
+
+
+def faults_end_no_wait(books: Books) -> Complaints:
+    """A paid task is waited for through whatever faults, until the deadline, and errors say what is the matter."""
+    fatal = (UnsolvableError, SolveTimeoutError, TaskNotFoundError, AccountError)
+    early = (SubmitUncertainError, NoProviderError, ServiceError, BudgetExceededError, InvalidTaskError)
+    for call in books.world.calls:
+        error = call.error
+        if isinstance(error, JournalError) and "keeps neither" in str(error):
+            continue  # an answer that came at once and without an id, which the journal was not to store
+        redirected = isinstance(error, ProtocolError) and "redirects" in str(error) and error.task_id is None
+        if isinstance(error, APIConnectionError | ProtocolError | RateLimitedError | JournalError) and not redirected:
+            yield f"{call.work.name}: ended with {error!r}"
+        elif error is not None and error.task_id is not None and not isinstance(error, fatal):
+            if not (isinstance(error, ServiceError) and error.error_code is not None):
+                yield f"{call.work.name}: the wait for {error.task_id} ended with {error!r}"
+        elif error is not None and not redirected and not isinstance(error, fatal + early):
+            yield f"{call.work.name}: ended with {error!r}"
+
+
+def fresh_work_is_done(books: Books) -> Complaints:
+    """After the calm everything works again."""
+    for work in books.world.fresh:
+        for call in books.calls[work.name]:
+            failed = isinstance(call.error, UnsolvableError) and books.plan.failure_rate > 0
+            poor = isinstance(call.error, BudgetExceededError)
+            if call.ending != "solved" and not failed and not poor:
+                yield f"{work.name}: {call.ending} {call.error!r}"
+        if not books.calls[work.name]:
+            yield f"{work.name}: was never begun"
+
+
+def what_was_left_is_taken_up(books: Books) -> Complaints:
+    """A task that was left behind can be waited for again, by its id or through the journal."""
+    for task_id, error in books.world.taken_up.items():
+        task = books.tasks.get(task_id)
+        forgotten = isinstance(error, TaskNotFoundError) and books.plan.retention is not None
+        failed = isinstance(error, UnsolvableError) and task is not None and task.error_code is not None
+        if error is not None and not forgotten and not failed:
+            yield f"{task_id}: could not be taken up: {error!r}"
+    for entry in books.world.entries:
+        if entry.state in (State.INTENT, State.ACCEPTED):
+            work = books.world.rows.get(entry.submit_id)
+            yield f"{work}: the journal's row {entry.submit_id[:6]} is still {entry.state}"
+
+
+# --- what is left over ------------------------------------------------------------------------------------------------
+
+
+def nothing_held(books: Books) -> Complaints:
+    """At the end of a process all its counters are zero and all its connections closed."""
+    for process in books.world.processes:
+        if process.statistics is not None:
+            yield from (f"process {process.number} still holds: {text}" for text in _held(process))
+    for connection in books.world.network.connections:
+        if not connection.closed:
+            yield f"connection {connection.number} of process {connection.owner.number} was left open"
+    if books.world.left_alive > 0:
+        yield f"{books.world.left_alive} tasks of the event loop were left alive"
+
+
+def _held(process: Process) -> Iterator[str]:
+    now = process.statistics
+    assert now is not None
+    assert now.lanes is not None
+    counters = {
+        "in flight": now.in_flight,
+        "queued": now.queued,
+        "waiting": now.waiting,
+        "limiter waiting": now.rate_limit.waiting,
+        "limiter in transit": now.rate_limit.in_transit,
+        "lanes busy": now.lanes.busy,
+        "lanes waiting": now.lanes.waiting,
+    }
+    if process.budget is not None:
+        counters["reserved"] = int(process.budget.reserved * 1_000_000)
+    yield from (f"{name} {count}" for name, count in counters.items() if count)
+
+
+def counters_agree(books: Books) -> Complaints:
+    """The client's own counts are those of the network and of its events."""
+    for process in books.world.processes:
+        now = process.statistics
+        if now is None:
+            continue
+        solved = sum(number == process.number for number, _, _ in books.solved)
+        given_up = sum(isinstance(h.event, Cancelled) and h.process == process.number for h in books.world.heard)
+        if (now.solved, now.cancelled) != (solved, given_up):
+            yield f"process {process.number} counts {now.solved}, {now.cancelled}; told {solved}, {given_up}"
+
+
+RULES: tuple[Callable[[Books], Complaints], ...] = (
+    nothing_lost,
+    nothing_twice,
+    nothing_sent_again,
+    no_false_alarms,
+    money_agrees,
+    money_is_explained,
+    solved_is_solved,
+    claims_hold,
+    budgets_hold,
+    windows_hold,
+    polls_are_spaced,
+    pauses_hold,
+    everything_ends,
+    giving_up_is_quick,
+    faults_end_no_wait,
+    fresh_work_is_done,
+    what_was_left_is_taken_up,
+    nothing_held,
+    counters_agree,
+)
