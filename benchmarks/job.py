@@ -35,7 +35,7 @@ NEEDS = {"ours, fast": "httpx_aiohttp", "aiohttp by hand": "aiohttp"}
 NUMBERS = (
     *("solved", "failed", "pending", "paid_not_delivered", "wall", "cpu_ms", "cpu_ms_per_request", "core"),
     *("peak_memory_mb", "connections", "threads", "stall_ms", "stall_cpu_ms", "stall_at_first_ms", "worst_window"),
-    *("throttled", "requests", "polls", "delay", "delay_p95"),
+    *("collection_ms", "throttled", "requests", "polls", "delay", "delay_p95"),
 )
 
 # --- in the measured process ------------------------------------------------------------------------------------------
@@ -180,6 +180,7 @@ def figures(result: Mapping[str, Any], books: Mapping[str, Any], count: int) -> 
         "threads": result["threads"],
         "stall_ms": 1000 * result["stall"],
         "stall_cpu_ms": 1000 * result["stall_cpu"],
+        "collection_ms": 1000 * result["collection"],
         "stall_at_first_ms": 1000 * result["stall_at_first"],
         "worst_window": books["worst_window"],
         "throttled": books["status_counts"].get("429", 0),

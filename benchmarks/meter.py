@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ class Meter:
     """CPU, memory, threads, connections and stalls of this process from `start` on.
 
     `stall` is wall time, and so grows when other programs take the core away; `stall_cpu` is the most CPU time that the
-    loop's own thread used between two ticks.
+    loop's own thread used between two ticks, and `collection` the longest garbage collection, which is a part of it.
 
     Args:
         port: The port of the service: only connections to it are counted.
@@ -48,6 +49,7 @@ class Meter:
         self.connections = 0
         self.stall = self.stall_cpu = self.stall_at_first = 0.0
         self._first_connection: float | None = None
+        self.collection = self._collecting_since = 0.0
         self.threads = 1
         self.started_at = self._cpu = 0.0
         self._memory = 0
@@ -55,6 +57,7 @@ class Meter:
     def start(self) -> None:
         """Begin. Imports before this do not count."""
         sys.addaudithook(self._hear)
+        gc.callbacks.append(self._collect)
         self._memory = memory()
         self._cpu = time.process_time()
         self.started_at = time.monotonic()
@@ -64,6 +67,12 @@ class Meter:
             self.connections += 1
             if self._first_connection is None:
                 self._first_connection = time.monotonic()
+
+    def _collect(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting_since = time.thread_time()
+        else:
+            self.collection = max(self.collection, time.thread_time() - self._collecting_since)
 
     async def tick(self) -> None:
         """Watch the event loop until cancelled."""
@@ -97,6 +106,7 @@ class Meter:
             "cpu": self.cpu(),
             "stall": self.stall,
             "stall_cpu": self.stall_cpu,
+            "collection": self.collection,
             "stall_at_first": self.stall_at_first,
             "threads": self.threads,
             "connections": self.connections,

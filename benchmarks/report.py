@@ -94,6 +94,7 @@ COST: Sequence[Column] = (
     ("threads", "threads", 0),
     ("longest stall, ms", "stall_ms", 0),
     ("its own CPU at a stretch, ms", "stall_cpu_ms", 0),
+    ("longest garbage collection, ms", "collection_ms", 0),
     ("before the first request, ms", "stall_at_first_ms", 0),
 )
 
