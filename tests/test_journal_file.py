@@ -130,6 +130,13 @@ async def test_forgotten_solution_leaves_the_file(path: Path) -> None:
     assert b"marked-token" not in contents(path)
 
 
+async def test_old_sqlite(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SQLite that lacks what the journal needs is refused when it opens."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 26, 0))
+    with pytest.raises(JournalError, match=r"it needs SQLite 3\.33 or later"):
+        await SQLiteJournal(path).open()
+
+
 @pytest.mark.parametrize("wrong", ["", ":memory:", "a\0b", b"bytes", 3, None])
 def test_impossible_paths(wrong: Any) -> None:
     """A path that names no file is refused, and memory is pointed to."""

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ucaptcha_async.errors import JournalError
@@ -512,6 +512,8 @@ async def use_all(journal: SQLiteJournal) -> int:
 
 
 @given(rows=ROWS)
+@example(rows=[["a", *[None] * 11, "1E310", None]])
+@example(rows=[["a", ACCOUNT, "h", "a", "T", "accepted", *[None] * 4, float("inf"), float("-inf"), "-1E310", None]])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_hostile_rows(rows: list[list[Any]]) -> None:
     """Whatever a file holds, the journal answers or raises `JournalError`; a nameless solve is never hindered."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sqlite3
 import time
@@ -67,9 +66,9 @@ _TEXT = ("submit_id", "account", "host", "key", "type", "state", "owner", "task_
 _REAL = ("solve_time", "created_at", "updated_at")
 _COLUMNS = (*_TEXT, *_REAL, "solution")
 _STATES = {str(state): state for state in State}
-_FIXED = ("submit_id", "account", "host", "key", "type", "created_at")
-# A hostile file may hold any type in any column; the casts leave only text, numbers and NULL.
-_CASTS = ", ".join([*(f"CAST({c} AS TEXT)" for c in _TEXT), *(f"CAST({c} AS REAL)" for c in _REAL)])
+# A hostile file may hold any type in any column; the casts leave only text, numbers and NULL. JSON has no infinity.
+_NUMBER = "CASE WHEN abs(CAST({0} AS REAL)) < 1e300 THEN CAST({0} AS REAL) END"
+_CASTS = ", ".join([*(f"CAST({c} AS TEXT)" for c in _TEXT), *(_NUMBER.format(c) for c in _REAL)])
 _ROW = f"json_array({_CASTS}, CAST(solution AS TEXT))"
 _BARE_ROW = f"json_array({_CASTS}, NULL)"
 
@@ -81,10 +80,16 @@ SELECT json_group_array({_ROW}) FROM (
     WHERE submits.key IS NOT NULL AND state IN ({_words(HOLDS_KEY)})
 )
 """  # noqa: S608
-_SAVE = f"""
-INSERT INTO submits ({", ".join(_COLUMNS)})
-SELECT {", ".join(f"json_extract(value, '$[{i}]')" for i in range(len(_COLUMNS)))} FROM json_each(?) WHERE true
-ON CONFLICT (submit_id) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _COLUMNS if c not in _FIXED)}
+# Apart, because half of what a commit costs is the reading of values out of JSON.
+_INSERTED = ("submit_id", "account", "host", "key", "type", "state", "owner", "created_at", "updated_at")
+_UPDATED = ("submit_id", "state", "owner", "task_id", "cost", "error_code", "solve_time", "updated_at", "solution")
+_INSERT = f"""
+INSERT INTO submits ({", ".join(_INSERTED)})
+SELECT {", ".join(f"json_extract(value, '$[{i}]')" for i in range(len(_INSERTED)))} FROM json_each(?)
+"""  # noqa: S608
+_UPDATE = f"""
+UPDATE submits SET {", ".join(f"{c} = json_extract(value, '$[{i}]')" for i, c in enumerate(_UPDATED) if i)}
+FROM json_each(?) WHERE submit_id = json_extract(value, '$[0]')
 """  # noqa: S608
 _DROP = "DELETE FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"
 _OPEN = f"""
@@ -147,6 +152,8 @@ class Store:
 
     def open(self) -> None:
         """Connect, and mark the file as used by this process."""
+        if sqlite3.sqlite_version_info < (3, 33):
+            raise self.failure(f"it needs SQLite 3.33 or later; this is {sqlite3.sqlite_version}")
         self._guarded(lambda db: None)
         try:
             owners.sweep(self.path)
@@ -176,12 +183,19 @@ class Store:
         page = self._load(db, changes)
         now = time.time()
         answers = [_answer(change, page, now) for change in changes]
-        if page.changed:
-            db.execute(_SAVE, (json.dumps([_values(row) for row in page.changed.values()]),))
+        self._save(db, page)
         if page.dropped:
             db.execute(_DROP, (json.dumps(page.dropped),))
         db.execute("COMMIT")
         return answers
+
+    def _save(self, db: sqlite3.Connection, page: _Page) -> None:
+        old = [row for row in page.changed.values() if row.submit_id in page.loaded]
+        new = [row for row in page.changed.values() if row.submit_id not in page.loaded]
+        # Old rows first: they may give up the keys that new ones take.
+        _write(db, _UPDATE, map(_updated, old))
+        _write(db, _INSERT, map(_inserted, new))
+        _write(db, _UPDATE, (_updated(row) for row in new if row.state is not State.INTENT))
 
     def _load(self, db: sqlite3.Connection, changes: Sequence[Change]) -> _Page:
         page = _Page(self.owner, self.path)
@@ -335,6 +349,7 @@ class _Page(Book):
         self._path = path
         self._living: dict[str, bool] = {owner: True}
         self._unreadable: set[object] = set()
+        self.loaded: set[str] = set()
         self.changed: dict[str, Row] = {}
         self.dropped: list[str] = []
 
@@ -344,6 +359,7 @@ class _Page(Book):
         if row is None:
             self._unreadable |= {values[0], (values[1], values[3])}
         elif row.submit_id not in self.by_id:
+            self.loaded.add(row.submit_id)
             super().put(row)
 
     def row(self, submit_id: str) -> Row | None:
@@ -394,7 +410,13 @@ def _end(found: Sequence[Sequence[Any]]) -> int | None:
     return found[-1][0] if found else None
 
 
-_values = attrgetter(*_COLUMNS)
+def _write(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    if values := list(rows):
+        db.execute(statement, (json.dumps(values),))
+
+
+_inserted = attrgetter(*_INSERTED)
+_updated = attrgetter(*_UPDATED)
 
 
 def _row(values: Sequence[Any]) -> Row | None:
@@ -403,7 +425,5 @@ def _row(values: Sequence[Any]) -> Row | None:
     state = _STATES.get(word)
     if state is None or submit_id is None or account is None:
         return None
-    # An infinity would make the JSON unreadable in which the row travels back, and fail a whole batch.
-    seconds, created, updated = (x if x is not None and math.isfinite(x) else None for x in (seconds, created, updated))
     end = (owner, task_id, cost, code, seconds, created or 0.0, updated or 0.0, solution)
     return Row(submit_id, account, host or "", key, kind or "", state, *end)

@@ -22,7 +22,7 @@ from .records import Claim, ClaimKind, Entry
 from .store import BusyError
 from .threads import Job
 
-SPACING = 0.02
+SPACING = 0.05
 """Seconds from flush to flush while several tasks write: a flush costs a thread hop, however many share it."""
 
 BATCH = 500
