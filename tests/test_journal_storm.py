@@ -539,3 +539,15 @@ async def test_unreadable_rows(tmp_path: Path) -> None:
         with pytest.raises(JournalError, match="a state that this version does not know"):
             await journal.totals()
         await journal.accepted("x", "task-1")
+
+
+async def test_nonsense_in_a_readable_row(tmp_path: Path) -> None:
+    """Where a value makes no sense the row is given without it: its task id is what matters."""
+    path = tmp_path / "j.db"
+    row = ["x", ACCOUNT, "h", "a", "T", "solved", None, "task-1", "much", None, 1e308, 1e200, -1e200, "[" * 5]
+    hostile(path, [row])
+    async with SQLiteJournal(path) as journal:
+        done = (await journal.begin(intent("a"))).entry
+
+    assert ("task-1", None, None, None) == (done.task_id, done.cost, done.solve_time, done.solution)
+    assert (0, 0) == (done.created_at.timestamp(), done.updated_at.timestamp())
