@@ -74,23 +74,20 @@ def _job(altair: Any, part: Row) -> Any:
     ]
     sizes = [f"{count:,} solves at once" for count in sorted({row["count"] for row in rows})]
 
-    def bars(field: str, title: str, scale: Any, names: bool) -> Any:
-        return (
-            altair.Chart(_values(altair, rows))
-            .mark_bar()
-            .encode(
-                y=altair.Y("client:N", sort=order, title=None, axis=altair.Axis() if names else None),
-                x=altair.X(f"{field}:Q", title=title, scale=scale),
-                color=altair.condition(
-                    "indexof(datum.client, 'ours') == 0", altair.value("#1f77b4"), altair.value("#b0b7c3")
-                ),
-                row=altair.Row("solves:N", sort=sizes, title=None, header=altair.Header(labelAnchor="start")),
-            )
-            .properties(width=WIDTH, height=150)
-        )
+    def part_of(chart: Any, field: str, title: str, scale: Any, names: bool) -> Any:
+        return chart.encode(
+            y=altair.Y("client:N", sort=order, title=None, axis=altair.Axis(grid=True) if names else None),
+            x=altair.X(f"{field}:Q", title=title, scale=scale),
+            color=altair.condition(
+                "indexof(datum.client, 'ours') == 0", altair.value("#1f77b4"), altair.value("#b0b7c3")
+            ),
+            row=altair.Row("solves:N", sort=sizes, title=None, header=altair.Header(labelAnchor="start")),
+        ).properties(width=WIDTH, height=150)
 
-    left = bars("solved, %", "solved, %", altair.Scale(domain=[0, 100]), True)
-    right = bars("CPU ms", "CPU per solve, ms (logarithmic)", altair.Scale(type="log"), False)
+    chart = altair.Chart(_values(altair, rows))
+    left = part_of(chart.mark_bar(), "solved, %", "solved, %", altair.Scale(domain=[0, 100]), True)
+    points = chart.mark_point(filled=True, size=100, opacity=1)
+    right = part_of(points, "CPU ms", "CPU per solve, ms", altair.Scale(type="log"), False)
     return left | right
 
 
