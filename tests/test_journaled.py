@@ -10,6 +10,8 @@ import pytest
 from tests.helpers import TURNSTILE, V2, at_rest, opened
 from ucaptcha_async import (
     AsyncClient,
+    Budget,
+    BudgetExceededError,
     ConfigurationError,
     JournalError,
     MemoryJournal,
@@ -19,7 +21,7 @@ from ucaptcha_async import (
     Task,
 )
 from ucaptcha_async.journal import State
-from ucaptcha_async.testing import Drop, LocalService, running_service
+from ucaptcha_async.testing import Drop, Error, LocalService, running_service
 
 pytestmark = pytest.mark.virtual_time
 
@@ -93,6 +95,22 @@ async def test_work_that_timed_out_is_taken_up() -> None:
     async with opened(service, journal=MemoryJournal()) as client:
         with pytest.raises(SolveTimeoutError):
             await client.solve(V2, key="login", timeout=20)
+        assert (await client.solve(V2, key="login")).token
+        at_rest(client)
+
+    assert 1 == len(service.books.accepted)
+
+
+async def test_paid_work_needs_no_good_account() -> None:
+    """With a refused key or a used-up budget, named work that is paid for is still taken up."""
+    service = LocalService(solve_time=60)
+    budget = Budget(max_spend="0.005", estimate="0.004")
+    async with opened(service, journal=MemoryJournal(), budget=budget) as client:
+        with pytest.raises(SolveTimeoutError):
+            await client.solve(V2, key="login", timeout=20)
+        service.script("createTask", Error("ERROR_ZERO_BALANCE"))
+        with pytest.raises(BudgetExceededError):
+            await client.solve(V2)
         assert (await client.solve(V2, key="login")).token
         at_rest(client)
 

@@ -26,7 +26,7 @@ from .events import Cancelled, Failed, Polled, Retried, Solved, Submitted, Throt
 from .journal import Claim, ClaimKind, Entry
 from .polling import PollClock
 from .results import Solution, Status
-from .secrecy import SecretStr
+from .secrecy import SecretStr, passwords
 from .submitting import Submit
 from .tasks import Task
 from .wire import SecretMapping
@@ -384,11 +384,13 @@ async def _submit_once(engine: Engine, task: Task[S], options: Options, job: Job
     await ticket.take_place()
     order: Submit | None = None
     try:
+        # Work with a name may be paid for already: that needs neither a good account nor money.
+        if walk.key is not None and await _claimed(engine, job, ticket):
+            return
         await engine.breaker.check(engine.api.get_balance)
         ticket.reserve()
-        if await _claimed(engine, job, ticket):
-            engine.breaker.stand_down()
-            return
+        if walk.key is None:
+            await _claimed(engine, job, ticket)
         walk.phase = "submit"
         order = _order(engine, task, options, walk, job._mode)
         answer = await order.run()
@@ -411,9 +413,9 @@ def _order(engine: Engine, task: Task[Any], options: Options, walk: Walk, mode: 
         "selectionMode": mode,
         "provider": options.provider,
     }
-    password = getattr(getattr(task, "proxy", None), "password", None)
-    secrets = tuple(SecretStr(secret) for secret in (password, url, url and url.rpartition("/")[2]) if secret)
-    return Submit(engine, walk, SecretMapping(task.to_wire()), secrets, fields)
+    wire = SecretMapping(task.to_wire())
+    of_callback = () if url is None else (SecretStr(url), SecretStr(url.rpartition("/")[2]))
+    return Submit(engine, walk, wire, (*passwords(wire), *of_callback), fields)
 
 
 async def _accepted(engine: Engine, job: Job[Any], answer: Answer, attempt: int) -> None:
@@ -483,7 +485,7 @@ async def _unsubmitted(ticket: Ticket, order: Submit | None, error: BaseExceptio
         await ticket.parked()
     elif isinstance(error, SubmitUncertainError):
         await ticket.uncertain()
-    elif isinstance(error, UCaptchaError):
+    elif isinstance(error, UCaptchaError) and order is not None:
         await ticket.refused(error.error_code)
     elif order is not None and order.sending.sent:
         await ticket.uncertain()
