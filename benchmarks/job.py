@@ -197,7 +197,9 @@ def ideal(solve_times: Sequence[float], rate: float) -> float:
     return max(number / rate + time for number, time in enumerate(solve_times)) + LATENCY
 
 
-def summary(client: str, count: int, results: Sequence[dict[str, Any]], ideals: Sequence[float]) -> dict[str, Any]:
+def summary(
+    client: str, count: int, results: Sequence[dict[str, Any]], ideals: Sequence[float | None]
+) -> dict[str, Any]:
     """One row of the table."""
     from .harness import Figure
 
@@ -210,7 +212,7 @@ def summary(client: str, count: int, results: Sequence[dict[str, Any]], ideals: 
         "count": count,
         "ended": all(result["ended"] for result in results),
         "errors": errors,
-        "over_ideal": Figure.of(r["wall"] / least for r, least in zip(results, ideals, strict=True)),
+        "over_ideal": Figure.of(r["wall"] / i if i else None for r, i in zip(results, ideals, strict=True)),
         **{name: Figure.of(result[name] for result in results) for name in NUMBERS},
     }
 
@@ -242,7 +244,7 @@ def compare(
         found[name].append((number, result))
     return [
         {
-            **summary(name, count, [r for _, r in results], [least.get(number, float("nan")) for number, _ in results]),
+            **summary(name, count, [r for _, r in results], [least.get(number) for number, _ in results]),
             "ideal": least.get(0),
         }
         for name, results in found.items()

@@ -53,6 +53,7 @@ class Meter:
         self.threads = 1
         self.started_at = self._cpu = 0.0
         self._memory = 0
+        self._due = 0.0
 
     def start(self) -> None:
         """Begin. Imports before this do not count."""
@@ -79,6 +80,7 @@ class Meter:
         clock = asyncio.get_running_loop().time
         while True:
             due, cpu = clock() + TICK, time.thread_time()
+            self._due = due
             await asyncio.sleep(TICK)
             self._late(due, clock())
             if self._first_connection is not None and self._first_connection < due - TICK:
@@ -99,7 +101,9 @@ class Meter:
         return time.process_time() - self._cpu
 
     def report(self) -> dict[str, Any]:
-        """The figures so far."""
+        """The figures so far. A loop that hangs now has not told of it yet."""
+        if self._due:
+            self._late(self._due, max(time.monotonic(), self._due))
         return {
             "started_at": self.started_at,
             "ended_at": time.monotonic(),

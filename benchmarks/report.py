@@ -103,7 +103,9 @@ def job(result: Row) -> str:
     """Two tables per size: what came out, and what it cost."""
     parts = []
     for count in sorted({row["count"] for row in result["rows"]}):
-        rows = [row for row in result["rows"] if row["count"] == count]
+        rows = [
+            row if row["ended"] else {**row, "over_ideal": "stopped"} for row in result["rows"] if row["count"] == count
+        ]
         title = f"{count:,} solves at once"
         parts += [_columns(rows, (title, "client"), OUTCOME), _columns(rows, (title, "client"), COST)]
         parts += [f"Errors of {row['client']}: {_errors(row['errors'])}." for row in rows if row["errors"]]

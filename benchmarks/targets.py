@@ -39,7 +39,7 @@ def at_most(what: str, found: float, bound: float, digits: int = 2, unit: str = 
 
 def _median(row: Row, name: str) -> float:
     figure = row[name]
-    return float(figure["median"]) if figure is not None else float("nan")
+    return float(figure["median"]) if figure is not None else float("inf")
 
 
 def _headline(part: Row | None) -> Iterator[Target]:
