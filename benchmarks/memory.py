@@ -41,8 +41,8 @@ def measure(way: str, backend: str, url: str, key: str, count: int) -> dict[str,
 async def _weigh(way: str, url: str, key: str, count: int) -> dict[str, Any]:
     import anyio
 
+    weights: list[int] = []
     async with _way(way, url, key) as (start, waiting), anyio.create_task_group() as group:
-        weights = []
         started = 0
         for stage in (FIRST, count):
             while started < stage:
