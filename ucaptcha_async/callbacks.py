@@ -133,12 +133,6 @@ def _path_secret(value: str | None) -> SecretStr:
 class CallbackReceiver:
     """An ASGI app to which the service pushes results, so that a solve costs one `getTaskResult` and no waiting.
 
-        receiver = CallbackReceiver("https://hooks.example.com/captcha")
-        app = Starlette(routes=[Mount("/captcha", app=receiver)])  # or serve the receiver alone
-
-        async with AsyncClient(callbacks=receiver) as client:
-            ...
-
     Mount it under any prefix, or serve it alone: only the last segment of the path counts. It must run in the event
     loop of the clients that use it. Polling goes on slowly beside it (`Polling.callback_net`), as callbacks get lost.
 
@@ -156,6 +150,17 @@ class CallbackReceiver:
 
     Raises:
         ConfigurationError: An argument is wrong; the message names it.
+
+    Example:
+        ```python
+        from starlette.applications import Starlette
+        from starlette.routing import Mount
+        from ucaptcha_async import AsyncClient, CallbackReceiver
+
+        receiver = CallbackReceiver("https://hooks.example.com/captcha")
+        app = Starlette(routes=[Mount("/captcha", app=receiver)])
+        client = AsyncClient(callbacks=receiver)
+        ```
     """
 
     public_url: str = attrs.field(converter=_public_url, on_setattr=attrs.setters.frozen)

@@ -54,14 +54,14 @@ UNSET = _Unset()
 
 @suggests
 class AsyncClient:
-    """A client of the uCaptcha API, for asyncio and trio.
-
-        async with AsyncClient("ucap_…") as client:
-            solution = await client.solve(RecaptchaV2(website_url=…, website_key=…))
+    """A client of the uCaptcha API, for asyncio and trio, used inside `async with`.
 
     One client serves a whole program: it may run thousands of solves at once, keeps them within the service's limits
     and within `max_in_flight`, and shares its connections. It starts no background task: whatever it does, it does in
     the tasks of its callers.
+
+    Begin with `solve` for one task, `gather` for a list, `solve_many` for a stream. `submit` and `job` take a solve
+    apart, `recover` takes up what an earlier process left, `with_options` gives a view with other defaults.
 
     Args:
         api_key: The API key (`"ucap_…"`). Default: the environment variable `UCAPTCHA_API_KEY`.
@@ -75,10 +75,11 @@ class AsyncClient:
         proxy: A proxy for the requests to the service itself (`http://` or `socks5://`). Default: as the environment
             says.
         ssl_context: For a certificate authority of your own. It must verify certificates.
-        max_connections: The most connections to the service.
+        max_connections: The most connections to the service. Default: 256.
         request_timeout: Seconds for one HTTP request.
-        rate_limit: The pace of requests. Share one `RateLimiter` between the clients of a program.
-        max_in_flight: The most tasks at the service at once; `None` for no bound.
+        rate_limit: The pace of requests. Share one `RateLimiter` between the clients of a program. Default: one of its
+            own, for the documented 10,000 requests in 10 s.
+        max_in_flight: The most tasks at the service at once; `None` for no bound. Default: 5,000.
         polling: When tasks are asked for.
         selection_mode: How the service chooses providers. Default: not sent, so the key's own settings apply.
         provider: The one provider to use. Default: not sent.
@@ -96,6 +97,20 @@ class AsyncClient:
 
     Raises:
         ConfigurationError: A setting is missing or wrong; the message names it.
+
+    Example:
+        ```python
+        import asyncio
+        from ucaptcha_async import AsyncClient, Turnstile
+
+        async def main():
+            async with AsyncClient() as client:
+                task = Turnstile(website_url="https://example.com", website_key="0x4AAAAAAADnPIDROrmt1Wwj")
+                solution = await client.solve(task)
+                print(len(solution.token), solution.cost)
+
+        asyncio.run(main())
+        ```
     """
 
     def __init__(
@@ -312,10 +327,6 @@ class AsyncClient:
     ) -> Outcomes[Task[S], S]:
         """Solve a stream of tasks; the outcomes come as they complete.
 
-            async with client.solve_many(tasks) as outcomes:
-                async for outcome in outcomes:
-                    print(outcome.index, outcome.solution.token)
-
         The input is read lazily, so that an endless or very long one uses bounded memory. A failure is an outcome
         like any other. When the account as a whole is refused or the budget is used up, no more input is read and the
         iteration ends with that error. Leaving the block early cancels what runs.
@@ -328,6 +339,22 @@ class AsyncClient:
             attempts: As for `solve`.
             key: Names the work of each task; see `solve`.
             max_pending: The most inputs between the iterable and you. Default: `max_in_flight`, or 5,000.
+
+        Example:
+            ```python
+            import asyncio
+            from ucaptcha_async import AsyncClient, Turnstile
+
+            pages = ["https://example.com/1", "https://example.com/2"]
+            tasks = (Turnstile(website_url=page, website_key="0x4AAAAAAADnPIDROrmt1Wwj") for page in pages)
+
+            async def main():
+                async with AsyncClient() as client, client.solve_many(tasks) as outcomes:
+                    async for outcome in outcomes:
+                        print(outcome.index, outcome.solution.task_id if outcome.ok else outcome.error)
+
+            asyncio.run(main())
+            ```
         """
         options = self._with(timeout, selection_mode, provider, attempts)
         engine = self._ready()
@@ -359,15 +386,28 @@ class AsyncClient:
     def recover(self, *, timeout: Seconds | None = None, max_pending: int | None = None) -> Outcomes[Entry, Solution]:
         """Take up what an earlier process left in the journal: wait for accepted tasks, report the uncertain ones.
 
-            async with client.recover() as outcomes:
-                async for outcome in outcomes:
-                    ...
-
         An outcome's `task` has the type and no fields: the journal does not keep them. The error of an uncertain one is
         `SubmitUncertainError`.
 
+        Args:
+            timeout: Seconds for each, from when it is taken up. Default: the client's own.
+            max_pending: As for `solve_many`.
+
         Raises:
             ConfigurationError: The client has no journal.
+
+        Example:
+            ```python
+            import asyncio
+            from ucaptcha_async import AsyncClient, SQLiteJournal
+
+            async def main():
+                async with AsyncClient(journal=SQLiteJournal("paid.sqlite")) as client, client.recover() as outcomes:
+                    async for outcome in outcomes:
+                        print(outcome.key, outcome.solution.task_id if outcome.ok else outcome.error)
+
+            asyncio.run(main())
+            ```
         """
         from .recovery import recover
 
