@@ -105,11 +105,14 @@ class Budget:
         ConfigurationError: An amount is a float, negative, not finite or not a number.
 
     Example:
-        >>> budget = Budget(max_spend="5.00", estimate={"RecaptchaV2TaskProxyless": "0.003"})
-        >>> budget.reserve("RecaptchaV2TaskProxyless", now=0.0).estimate
-        Decimal('0.003')
-        >>> budget.reserved
-        Decimal('0.003')
+        ```python
+        from decimal import Decimal
+        from ucaptcha_async import AsyncClient, Budget
+
+        budget = Budget(max_spend="5.00", estimate={"RecaptchaV2TaskProxyless": "0.003"})
+        client = AsyncClient(budget=budget)
+        assert budget.estimate("RecaptchaV2TaskProxyless") == Decimal("0.003")
+        ```
     """
 
     def __init__(

@@ -26,9 +26,7 @@ STOPS_INTAKE = (AccountError, BudgetExceededError)
 class Outcomes(Generic[I, S]):
     """The outcomes of a stream of inputs, as they complete. Made by `AsyncClient.solve_many` and `recover`.
 
-        async with client.solve_many(tasks) as outcomes:
-            async for outcome in outcomes:
-                ...
+    Enter it with `async with`, then iterate with `async for`.
 
     Inputs are read only as fast as there is room for them: at most `width` are between the input and the reader of the
     outcomes. When the account as a whole is refused, or the budget is used up, no further input is read; what is

@@ -1,10 +1,5 @@
 """Traces and metrics from the events, with OpenTelemetry (extra `otel`).
 
-    from ucaptcha_async import AsyncClient
-    from ucaptcha_async.otel import instrument
-
-    client = AsyncClient(on_event=instrument())
-
 Only the API of OpenTelemetry is used: what becomes of the telemetry, and whether there is any, is up to the providers
 of the program.
 """
@@ -79,6 +74,14 @@ def instrument(
         meter_provider: Where metrics go. Default: the provider of the program.
         max_open: The most spans that are kept open at once. Beyond it, the one that was silent for the longest is
             ended as `abandoned`: nobody may ever wait for its task.
+
+    Example:
+        ```python
+        from ucaptcha_async import AsyncClient
+        from ucaptcha_async.otel import instrument
+
+        client = AsyncClient(on_event=instrument())
+        ```
     """
     tracer = get_tracer(NAME, version(NAME), tracer_provider)
     return _Telemetry(tracer, _Instruments(get_meter(NAME, version(NAME), meter_provider)), max_open)

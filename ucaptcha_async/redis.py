@@ -211,10 +211,7 @@ class SharedPace(Pace):
 class RedisRateLimiter(RateLimiter):
     """At most `limit` requests in every window, for all processes that use the same Redis and `name` together.
 
-    It is used like a `RateLimiter`, and opened before the clients that use it:
-
-        async with RedisRateLimiter("redis://localhost") as limiter, AsyncClient(rate_limit=limiter) as client:
-            ...
+    It is used like a `RateLimiter`, and opened with `async with` before the clients that use it.
 
     Within a process waiters go in the order of their arrival. A cancelled waiter's turn goes to the next in its
     process, or back to the schedule if no other process has taken one behind it. A refusal (HTTP 429) pauses all

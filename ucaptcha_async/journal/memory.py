@@ -41,7 +41,11 @@ class MemoryJournal(Reporting):
         clock: Wall time in Unix seconds, for reproducible rows.
 
     Example:
-        >>> journal = MemoryJournal(store_solutions=True)
+        ```python
+        from ucaptcha_async import AsyncClient, MemoryJournal
+
+        client = AsyncClient(journal=MemoryJournal(store_solutions=True))
+        ```
     """
 
     def __init__(self, *, store_solutions: bool = False, clock: Callable[[], float] = time.time) -> None:

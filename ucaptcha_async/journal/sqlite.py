@@ -47,8 +47,11 @@ class SQLiteJournal(Reporting):
         ConfigurationError: An argument is wrong.
 
     Example:
-        >>> SQLiteJournal("solves.db")
-        <SQLiteJournal 'solves.db'>
+        ```python
+        from ucaptcha_async import AsyncClient, SQLiteJournal
+
+        client = AsyncClient(journal=SQLiteJournal("paid.sqlite"))
+        ```
     """
 
     def __init__(
