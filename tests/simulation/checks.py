@@ -115,6 +115,11 @@ class Books:
         rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
         return sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
 
+    def nameless(self, work: str) -> int:
+        """How many tasks of a work the journal knows to be solved without knowing their ids."""
+        rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
+        return sum(entry.state is State.SOLVED and entry.task_id is None for entry in rows)
+
     def unrefunded(self, work: str) -> list[str]:
         """The tasks of a work that were paid for and not refunded."""
         return [task_id for task_id in self.accepted[work] if not self.tasks[task_id].refunded]
@@ -139,7 +144,7 @@ def nothing_lost(books: Books) -> Complaints:
             for task_id in ids
             if task_id not in books.known and not (books.tasks[task_id].refunded and books.tasks[task_id].polls)
         ]
-        if len(unknown) > books.uncertain(work):
+        if len(unknown) > books.uncertain(work) + books.nameless(work):
             ends = [f"{call.ending} {call.error!r}" for call in books.calls[work]]
             yield f"{work}: {unknown} known to nobody, {books.uncertain(work)} reported as uncertain; calls: {ends}"
 
@@ -225,7 +230,7 @@ def money_is_explained(books: Books) -> Complaints:
     counted = _cost(books, solved)
     rest = [i for i, task in books.tasks.items() if i not in solved and not task.refunded]
     unexplained = [i for i in rest if i not in books.known and i not in books.twins]
-    uncertain = sum(books.uncertain(work) for work in books.accepted)
+    uncertain = sum(books.uncertain(work) + books.nameless(work) for work in books.accepted)
     if len(unexplained) > uncertain:
         yield f"{len(unexplained)} charges are explained by nothing, {uncertain} submits are reported as uncertain"
     open_ends = _cost(books, rest)
@@ -351,7 +356,7 @@ def giving_up_is_quick(books: Books) -> Complaints:
         if took > most and call.work.how != "many":
             yield f"{call.work.name}: went on for {took:.3f} s after the user had given up"
         late = [r.number for r in submits if r.at > call.cancelled_at + EPSILON]
-        if late and call.work.how != "many":
+        if late and call.work.how != "many" and call.work.calls == 1:
             yield f"{call.work.name}: sent {late} after the user had given up"
 
 
@@ -378,8 +383,9 @@ def fresh_work_is_done(books: Books) -> Complaints:
     for work in books.world.fresh:
         for call in books.calls[work.name]:
             failed = isinstance(call.error, UnsolvableError) and books.plan.failure_rate > 0
+            gone = isinstance(call.error, TaskNotFoundError) and books.plan.retention is not None
             poor = isinstance(call.error, BudgetExceededError)
-            if call.ending != "solved" and not failed and not poor:
+            if call.ending != "solved" and not failed and not gone and not poor:
                 yield f"{work.name}: {call.ending} {call.error!r}"
         if not books.calls[work.name]:
             yield f"{work.name}: was never begun"
