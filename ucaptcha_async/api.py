@@ -16,7 +16,7 @@ from .codes import PENDING_CODES, by_status, error_for
 from .errors import APIConnectionError, ProtocolError, UCaptchaError, UnsolvableError
 from .http import Http, Reply, Sending, UnansweredError
 from .limits import Limiter
-from .secrecy import SecretBytes, SecretStr, redact, without_frames
+from .secrecy import SecretBytes, SecretStr, redact, spellings, without_frames
 from .wire import SecretMapping
 
 JSON = dict[str, Any]
@@ -36,6 +36,9 @@ _decode = json.JSONDecoder(parse_float=_decimal).decode
 
 DEEPEST = 64
 """Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
+
+REMEMBERED = 1_000
+"""Secrets of earlier tasks, in each spelling, that are kept, to be taken out of the service's words."""
 
 MOST = Decimal(10) ** 12
 """The largest amount of money or time that is believed: sums must not overflow."""
@@ -83,6 +86,7 @@ class Api:
     http: Http | None = None
     requests: int = 0
     throttled: int = 0
+    _secrets: dict[str, None] = attrs.field(factory=dict, init=False, repr=False)
 
     async def create_task(
         self,
@@ -97,14 +101,12 @@ class Api:
         Args:
             task: The task object.
             sending: Learns whether the request was sent.
-            secrets: Values in the task that no error may show.
+            secrets: Values in the task that no error may show, of this request or a later one.
             options: `callbackUrl`, `selectionMode`, `provider`: sent when not `None`.
         """
         chosen = {name: value for name, value in options.items() if value is not None}
-        body, received_at = await self._call(
-            "/createTask", {"task": SecretMapping(task), **chosen}, sending=sending, secrets=secrets
-        )
-        return self._answer(body, received_at, secrets)
+        self._remember(secrets)
+        return self._answer(*await self._call("/createTask", {"task": SecretMapping(task), **chosen}, sending=sending))
 
     async def get_task_result(self, task_id: str, departing: Callable[[], None] | None = None) -> Answer:
         """`POST /getTaskResult`. Source: docs/api/ucaptcha/get-task-result.
@@ -137,7 +139,6 @@ class Api:
         *,
         task_id: str | None = None,
         sending: Sending | None = None,
-        secrets: tuple[str, ...] = (),
         departing: Callable[[], None] | None = None,
     ) -> tuple[JSON, Reply]:
         body = SecretBytes(_encode({"clientKey": self._key, **fields}).encode())
@@ -157,7 +158,7 @@ class Api:
         try:
             reply = await self.http.post(path, body, leave=leave, sending=sending)
         except UnansweredError as error:
-            message = f"{path.removeprefix('/')}: {self._clean(error.reason, secrets)}"
+            message = f"{path.removeprefix('/')}: {self._clean(error.reason)}"
             failure = APIConnectionError(message, task_id=task_id)
             raise failure from without_frames(error).__cause__
         finally:
@@ -166,7 +167,7 @@ class Api:
                 self._tell_limiter(reply)
         assert reply is not None
         try:
-            return self._understand(reply, path, task_id, secrets), reply
+            return self._understand(reply, path, task_id), reply
         except UCaptchaError as error:
             error.retry_after = _seconds(reply.headers.get("retry-after"))
             raise
@@ -178,16 +179,16 @@ class Api:
             self.throttled += reply.status == 429
             self.limiter.observe(reply.status, reply.headers, sent_at=reply.sent_at, received_at=reply.received_at)
 
-    def _understand(self, reply: Reply, path: str, task_id: str | None, secrets: tuple[str, ...]) -> JSON:
+    def _understand(self, reply: Reply, path: str, task_id: str | None) -> JSON:
         body = _object(reply.content)
         if body is not None:
-            code, told = _text(body.get("errorCode")), _text(body.get("errorDescription"))
+            code, told = _text(body.get("errorCode")), self._told(body)
             given = _id(body.get("taskId"))
             task_id = task_id or given
             if code in PENDING_CODES:
                 return SecretMapping(status="processing", taskId=given)
             if body.get("errorId") or (code and reply.status >= 400):
-                raise error_for(code, reply.status, self._clean(told or "", secrets), task_id=task_id)
+                raise error_for(code, reply.status, told or "", task_id=task_id)
             if given is not None or body.get("solution"):
                 # What is paid for must not be lost to an odd HTTP status.
                 return body
@@ -199,12 +200,24 @@ class Api:
             )
         return body
 
-    def _answer(self, body: JSON, reply: Reply, secrets: tuple[str, ...] = ()) -> Answer:
-        told = _text(body.get("errorDescription"))
-        return _answer(body, reply, None if told is None else self._clean(told, secrets))
+    def _answer(self, body: JSON, reply: Reply) -> Answer:
+        return _answer(body, reply, self._told(body))
 
-    def _clean(self, text: str, secrets: tuple[str, ...] = ()) -> str:
-        return redact(text, (self._key, *secrets))
+    def _told(self, body: JSON) -> str | None:
+        text = body.get("errorDescription")
+        return self._clean(text) if isinstance(text, str) else None
+
+    def _remember(self, secrets: tuple[str, ...]) -> None:
+        """Keep what a later answer may repeat: the newest thousand, as most tasks have the same."""
+        for secret in secrets:
+            for spelling in spellings(secret):
+                self._secrets.pop(spelling, None)
+                self._secrets[spelling] = None
+        while len(self._secrets) > REMEMBERED:
+            del self._secrets[next(iter(self._secrets))]
+
+    def _clean(self, text: str) -> str:
+        return redact(text, (self._key, *self._secrets))
 
 
 def wire_id(task_id: str) -> str | int:

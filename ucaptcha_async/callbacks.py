@@ -17,9 +17,10 @@ from urllib.parse import unquote_to_bytes
 import anyio
 import attrs
 
-from .checks import split_url, suggests, wrong
+from .checks import split_url, wrong
 from .errors import ConfigurationError
 from .secrecy import SecretStr
+from .wire import checked
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -128,7 +129,7 @@ def _path_secret(value: str | None) -> SecretStr:
     return SecretStr(value)
 
 
-@suggests
+@checked
 @attrs.define(eq=False, repr=False)
 class CallbackReceiver:
     """An ASGI app to which the service pushes results, so that a solve costs one `getTaskResult` and no waiting.

@@ -15,7 +15,7 @@ import attrs
 from .api import Answer, Api, plain
 from .breaker import Breaker
 from .budget import Budget
-from .checks import Seconds, near, seconds, split_url, suggests, whole, wrong
+from .checks import Seconds, near, seconds, split_url, whole, wrong
 from .engine import Engine, OnUncertain, Walk
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError
 from .events import Hook
@@ -30,6 +30,7 @@ from .secrecy import SecretStr
 from .solving import Job, Options, feedback, solve, submit, within
 from .statistics import ClientStatistics, gather_statistics
 from .tasks import Task
+from .wire import checked
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
@@ -52,7 +53,7 @@ UNSET = _Unset()
 """Stands for "as the client is set", where `None` means something else."""
 
 
-@suggests
+@checked
 class AsyncClient:
     """A client of the uCaptcha API, for asyncio and trio, used inside `async with`.
 

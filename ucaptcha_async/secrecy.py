@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+SHORTEST = 4
+"""Characters of the shortest secret that is taken out of texts: less would only mutilate them."""
+
+LONGEST = 2_000
+"""Characters of a text from outside that are looked at."""
 
 
 class SecretBytes(bytes):
     """Bytes that do not show themselves, so that a traceback with local values does not either."""
+
+    def __getitem__(self, index: Any) -> Any:
+        # A part of a secret is one: what shows long values shows their first characters.
+        part = super().__getitem__(index)
+        return SecretBytes(part) if isinstance(part, bytes) else part
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -20,6 +34,9 @@ class SecretStr(str):
 
     __slots__ = ()
 
+    def __getitem__(self, index: Any) -> SecretStr:
+        return SecretStr(super().__getitem__(index))
+
     def __repr__(self) -> str:
         return f"<{len(self)} characters>"
 
@@ -28,14 +45,38 @@ class SecretStr(str):
 
 
 _CREDENTIALS = re.compile(r"(://|^|\s)[^\s/@]+@")
+_LOGIN = re.compile(r"://[^\s/:@]*:([^\s@]*)@")
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Take known secrets, and whatever looks like the credentials of a URL, out of a text from outside."""
-    for secret in secrets:
-        if secret:
+    text = text[:LONGEST]
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST:
             text = text.replace(secret, "…")
     return _CREDENTIALS.sub(r"\1…@", text)[:500]
+
+
+def spellings(secret: str) -> set[SecretStr]:
+    """A secret as a text may have it: as it is, in a URL, in JSON."""
+    return {SecretStr(form) for form in (secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1])}
+
+
+def passwords(value: object, name: str = "") -> Iterator[SecretStr]:
+    """The passwords in a task as it is sent: those of proxies, in each spelling, at any depth."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from passwords(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from passwords(item, name)
+    elif isinstance(value, str):
+        if "password" in name.lower():
+            yield SecretStr(value)
+        elif "@" in value:
+            yield from (SecretStr(unquote(found)) for found in _LOGIN.findall(value))
+        elif name == "proxy" and value.count(":") >= 3:  # address:port:user:password
+            yield SecretStr(value.rpartition(":")[2])
 
 
 def without_frames(error: BaseException) -> BaseException:
