@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -9,12 +10,15 @@ import shutil
 import socket
 import subprocess
 import time
+import unittest
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
+from sybil.example import Example
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 from ucaptcha_async.testing import KINDS, RunningService, running_service
@@ -88,6 +92,20 @@ def _answering_at_once() -> Iterator[RunningService]:
     _REDIS.stop()
 
 
+_done: dict[Path, set[int]] = defaultdict(set)
+
+
+def _catch_up(example: Example) -> None:
+    """Run what stands before an example in its document, unless it was: alone, it would lack its names."""
+    done = _done[Path(example.path)]
+    for earlier in example.document.examples():
+        if earlier.start < example.start and earlier.start not in done:
+            done.add(earlier.start)
+            with contextlib.suppress(unittest.SkipTest):
+                earlier.evaluate()
+    done.add(example.start)
+
+
 @pytest.fixture(scope="session")
 def _folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     return functools.cache(lambda document: tmp_path_factory.mktemp("example"))
@@ -107,3 +125,4 @@ def documented_service(
     monkeypatch.setenv("UCAPTCHA_API_KEY", "ucap_documentation")
     monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{_REDIS.port}")
     monkeypatch.chdir(_folders(request.node.path))
+    _catch_up(request.node.example)
