@@ -58,7 +58,6 @@ def through_proxy(library: Library, context: ssl.SSLContext, proxy: str) -> Conn
 @attrs.define(eq=False)
 class _PoolOfOne:
     pool: Any
-    connects_itself: bool = True
 
     async def handle_async_request(self, request: Any) -> Any:
         return await self.pool.handle_async_request(request)

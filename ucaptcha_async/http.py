@@ -24,7 +24,6 @@ from .lanes import (
     FRESH,
     LEAVE,
     MAX_ANSWER,
-    SENT_AT,
     WHOLE,
     AnswerTooLargeError,
     LaneStatistics,
@@ -33,9 +32,12 @@ from .lanes import (
     Library,
     read_bounded,
 )
-from .secrecy import SecretBytes, without_frames
+from .secrecy import SecretBytes, SecretStr, without_frames
 
 TransportName = Literal["httpx", "httpx2", "fast"]
+
+LATE = 0.005
+"""Seconds after which leave to depart is stale: the limiter allows for a little more."""
 
 _HEADERS = {
     b"date",
@@ -108,14 +110,45 @@ class Sending:
     async def trace(self, name: str, info: Mapping[str, Any]) -> None:
         """The `trace` extension of httpcore."""
         self.heard = True
-        # A proxy is sent a CONNECT of its own first: that is not yet our request.
-        if name.endswith(".send_request_headers.started") and info["request"].method == b"POST":
+        if _starts(name, info):
             self.started = True
 
     @property
     def sent(self) -> bool:
         """Whether the request may have reached the service."""
         return self.handed_over and (self.started or not (self.heard or self.proves_silence))
+
+
+def _starts(name: str, info: Mapping[str, Any]) -> bool:
+    """Whether our request is about to be written. A proxy is sent a CONNECT of its own first."""
+    return name.endswith(".send_request_headers.started") and info["request"].method == b"POST"
+
+
+@attrs.define(eq=False)
+class _Departure:
+    """Asks for leave again when the way was not ready when it was given: a pool was full, or had to connect.
+
+    Attributes:
+        ask: Waits for leave.
+        sending: Hears what httpcore reports, too.
+        at: When the request left, as far as the transport tells; else when it had leave to.
+    """
+
+    ask: Leave
+    sending: Sending | None
+    at: float = 0.0
+
+    async def leave(self) -> None:
+        await self.ask()
+        self.at = anyio.current_time()
+
+    async def trace(self, name: str, info: Mapping[str, Any]) -> None:
+        if _starts(name, info):
+            if anyio.current_time() > self.at + LATE:
+                await self.leave()
+            self.at = anyio.current_time()
+        if self.sending is not None:
+            await self.sending.trace(name, info)
 
 
 class Channel(Protocol):
@@ -183,25 +216,36 @@ class Http:
 
 @attrs.define(eq=False)
 class HttpxChannel:
-    """One httpx client and how to build a request for it."""
+    """One httpx client and how to build a request for it.
+
+    Attributes:
+        client: The client.
+        build: Builds a request from a URL, a body and extensions.
+        ours: Whether it sends over our lanes, and is ours to close.
+        proves_silence: Whether the transport is known to report, so that no report means that nothing was sent.
+        prompt: Whether a request is written as soon as it has leave to depart.
+    """
 
     client: Any
     build: Callable[[str, SecretBytes, dict[str, Any]], Any]
     ours: bool
     proves_silence: bool = False
+    prompt: bool = False
 
     async def post(self, url: str, body: SecretBytes, sending: Sending | None, leave: Leave) -> Reply:
         """Send one request; see `Http.post`."""
         extensions: dict[str, Any] = {}
+        departure = _Departure(leave, sending)
         if self.ours:
-            extensions[LEAVE] = leave
+            extensions[LEAVE] = departure.leave
         else:
-            await leave()
+            await departure.leave()
+        if not self.prompt:
+            extensions["trace"] = departure.trace
         if sending is not None:
             sending.handed_over, sending.proves_silence = True, self.proves_silence
-            extensions |= {"trace": sending.trace, FRESH: True}
+            extensions |= {"trace": extensions.get("trace", sending.trace), FRESH: True}
         request = self.build(url, body, extensions)
-        sent_at = anyio.current_time()
         try:
             response = await self.client.send(request, stream=True, follow_redirects=False)
             content = await _read(response)
@@ -222,7 +266,7 @@ class HttpxChannel:
             status=response.status_code,
             headers=relevant(response.headers.raw),
             content=SecretBytes(content),
-            sent_at=response.extensions.get(SENT_AT, sent_at),
+            sent_at=departure.at,
             received_at=anyio.current_time(),
         )
 
@@ -283,7 +327,8 @@ def own(
     proxy = proxy or _environment_proxy(base_url)
     connect = through_proxy(library, context, proxy) if proxy else direct(library, context)
     lanes = LaneTransport(library, max_connections, connect, request_timeout)
-    submits = _channel(library, lanes, proves_silence=True)
+    # Through a proxy, a lane connects after it has leave to depart.
+    submits = _channel(library, lanes, proves_silence=True, prompt=proxy is None)
     polls: Channel = submits
     if transport == "fast":
         from .fast import open_fast
@@ -292,7 +337,7 @@ def own(
     return Http(base_url, request_timeout, submits, polls, lanes)
 
 
-def _channel(library: Library, transport: Any, *, proves_silence: bool = False) -> HttpxChannel:
+def _channel(library: Library, transport: Any, *, proves_silence: bool, prompt: bool) -> HttpxChannel:
     module = importlib.import_module(library)
     client = _without_cookies(module)(transport=transport, timeout=None, trust_env=False)
     # Our own scope bounds the whole request, so that httpx need not time every read and write.
@@ -319,7 +364,7 @@ def _channel(library: Library, transport: Any, *, proves_silence: bool = False) 
             extensions={"timeout": no_timeouts, **extensions},
         )
 
-    return HttpxChannel(client, build, ours=True, proves_silence=proves_silence)
+    return HttpxChannel(client, build, ours=True, proves_silence=proves_silence, prompt=prompt)
 
 
 def _without_cookies(module: Any) -> Any:
@@ -350,7 +395,8 @@ def _environment_proxy(base_url: str) -> str | None:
     if is_loopback(parts.hostname or "") or urllib.request.proxy_bypass(parts.hostname or ""):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    return None if found is None else SecretStr(found)
 
 
 def is_loopback(host: str) -> bool:

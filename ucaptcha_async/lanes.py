@@ -41,9 +41,6 @@ FRESH = "ucaptcha_fresh"
 LEAVE = "ucaptcha_leave"
 """The request extension that is awaited right before the request is written, maybe twice: it paces departures."""
 
-SENT_AT = "ucaptcha_sent_at"
-"""The response extension that says when the request was written, in seconds of the event loop's clock."""
-
 WHOLE = "ucaptcha_whole"
 """The response extension that holds the body, for callers who need not stream it."""
 
@@ -137,7 +134,6 @@ class LaneTransport:
             url = self._url(request.url)
             max_idle = SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE
             lane = await self._departing(url, max_idle, request.extensions.get(LEAVE, anyio.lowlevel.checkpoint))
-            sent_at = anyio.current_time()
             try:
                 answer = await lane.connection.handle_async_request(self._to_core(url, request))
                 content = await read_bounded(answer.stream, answer.stream.aclose)
@@ -148,13 +144,11 @@ class LaneTransport:
             await self._keep(lane)
         finally:
             self._gate.release()
-        # A connection that connects by itself does so before it writes, so that the end is the only certain time.
-        written = lane.used_at if getattr(lane.connection, "connects_itself", False) else sent_at
         return self._http.Response(
             answer.status,
             headers=[(name, value) for name, value in answer.headers if name.lower() in _HEADERS],
             stream=self._http.ByteStream(content),
-            extensions={**answer.extensions, SENT_AT: written, WHOLE: content},
+            extensions={**answer.extensions, WHOLE: content},
         )
 
     def _url(self, url: Any) -> Any:
