@@ -68,7 +68,9 @@ class Books:
         self.requests = world.network.requests
         self.submits: dict[str, list[Request]] = defaultdict(list)
         self.by_process: dict[int, list[Request]] = defaultdict(list)
+        self.by_limiter: dict[int, list[Request]] = defaultdict(list)
         for request in self.requests:
+            self.by_limiter[0 if world.limiter is not None else request.process].append(request)
             self.by_process[request.process].append(request)
             if request.path == "/createTask" and request.work is not None:
                 self.submits[request.work].append(request)
@@ -191,6 +193,8 @@ def _may_follow(books: Books, last: Request) -> bool:
 
 def no_false_alarms(books: Books) -> Complaints:
     """A submit that the service has refused, or that was never written, is not called uncertain."""
+    if books.plan.injected:
+        return  # whether a request still waits in somebody else's pool, nobody says
     for work, calls in books.calls.items():
         heard = sum(isinstance(h.event, Uncertain) and h.work == work for h in books.world.heard)
         refused = sum(r.answered and (r.status == 429 or r.code in REFUSED_FOR_NOW) for r in books.submits[work])
@@ -297,11 +301,11 @@ def budgets_hold(books: Books) -> Complaints:
 
 
 def windows_hold(books: Books) -> Complaints:
-    """In no window of any process do more requests leave than the limit."""
-    for number, requests in books.by_process.items():
+    """In no window do more requests leave than the limit, from one client, or from all that share a limiter."""
+    for number, requests in books.by_limiter.items():
         worst = most_in_window([request.at for request in requests], books.plan.window)
         if worst > books.plan.limit:
-            yield f"process {number}: {worst} requests left within {books.plan.window} s, of {books.plan.limit} allowed"
+            yield f"limiter {number}: {worst} requests left within {books.plan.window} s, of {books.plan.limit} allowed"
 
 
 def polls_are_spaced(books: Books) -> Complaints:
@@ -320,13 +324,13 @@ def polls_are_spaced(books: Books) -> Complaints:
 
 def pauses_hold(books: Books) -> Complaints:
     """After a refusal nothing leaves before the pause is over."""
-    for number, requests in books.by_process.items():
+    for number, requests in books.by_limiter.items():
         refusals = [r.heard_at for r in requests if r.status == 429 and r.heard_at is not None]
         for request in requests:
             early = request.paused_until is not None and request.at < request.paused_until - EPSILON
             # What had left already, in the very moment in which the refusal was read, could not be stopped.
             if early and not any(abs(at - request.at) < EPSILON for at in refusals):
-                yield f"process {number}: request {request.number} left before the end of a pause"
+                yield f"limiter {number}: request {request.number} left before the end of a pause"
 
 
 # --- how calls end ----------------------------------------------------------------------------------------------------
@@ -350,7 +354,7 @@ def giving_up_is_quick(books: Books) -> Complaints:
         if call.cancelled_at is None or call.ended is None or call.ending not in ("cancelled", "dropped"):
             continue
         submits = [r for r in books.submits[call.work.name] if _of(r, call)]
-        under_way = any(r.at <= call.cancelled_at + EPSILON for r in submits)
+        under_way = books.plan.injected or any(r.at <= call.cancelled_at + EPSILON for r in submits)
         most = EPSILON + (books.plan.cancel_grace + CLOSING if under_way else 0.0)
         took = call.ended - call.cancelled_at
         if took > most and call.work.how != "many":
@@ -384,8 +388,10 @@ def fresh_work_is_done(books: Books) -> Complaints:
         for call in books.calls[work.name]:
             failed = isinstance(call.error, UnsolvableError) and books.plan.failure_rate > 0
             gone = isinstance(call.error, TaskNotFoundError) and books.plan.retention is not None
+            # The pool of an injected client does not say how old a connection is.
+            stale = isinstance(call.error, SubmitUncertainError) and books.plan.injected
             poor = isinstance(call.error, BudgetExceededError)
-            if call.ending != "solved" and not failed and not gone and not poor:
+            if call.ending != "solved" and not failed and not gone and not poor and not stale:
                 yield f"{work.name}: {call.ending} {call.error!r}"
         if not books.calls[work.name]:
             yield f"{work.name}: was never begun"
@@ -423,16 +429,15 @@ def nothing_held(books: Books) -> Complaints:
 def _held(process: Process) -> Iterator[str]:
     now = process.statistics
     assert now is not None
-    assert now.lanes is not None
     counters = {
         "in flight": now.in_flight,
         "queued": now.queued,
         "waiting": now.waiting,
-        "limiter waiting": now.rate_limit.waiting,
-        "limiter in transit": now.rate_limit.in_transit,
-        "lanes busy": now.lanes.busy,
-        "lanes waiting": now.lanes.waiting,
     }
+    if process.world.limiter is None or process is process.world.processes[-1]:
+        counters |= {"limiter waiting": now.rate_limit.waiting, "limiter in transit": now.rate_limit.in_transit}
+    if now.lanes is not None:
+        counters |= {"lanes busy": now.lanes.busy, "lanes waiting": now.lanes.waiting}
     if process.budget is not None:
         counters["reserved"] = int(process.budget.reserved * 1_000_000)
     yield from (f"{name} {count}" for name, count in counters.items() if count)

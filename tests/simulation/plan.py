@@ -82,6 +82,8 @@ class Plan:
     Attributes:
         seed: What it was drawn from.
         library: The twin that carries the requests.
+        injected: Whether they go through the stock pool of an injected client instead of the client's own lanes.
+        shares_limiter: Whether the programs are one process with two clients and one limiter.
         works: What is to be solved.
         lives: How the processes of each program end, one after the other; the last runs out of work.
         journal: Whether the programs share a journal.
@@ -114,6 +116,8 @@ class Plan:
 
     seed: int
     library: Literal["httpx", "httpx2"]
+    injected: bool
+    shares_limiter: bool
     works: tuple[Work, ...]
     lives: tuple[tuple[Life, ...], ...]
     journal: bool
@@ -229,16 +233,21 @@ class _Draw:
     def plan(self) -> Plan:
         rng = self.rng
         journal = self.chance(0.6)
-        programs = 2 if journal and self.chance(0.3) else 1
+        programs = 2 if journal and self.chance(0.35) else 1
         calm_at = self.spread(20, 300)
         median = self.spread(1.5, 40)
         delays = self.delays()
         limit, window = rng.choice(((10_000, 10.0), (10_000, 10.0), (200, 10.0), (20, 10.0), (5, 2.0), (30, 5.0)))
+        shares = programs == 2 and self.chance(0.4)
+        injected = self.chance(0.12)
         return Plan(
             seed=self.seed,
-            library=rng.choice(("httpx", "httpx2")),
+            # The pool of httpx itself loses connections under cancellation; that of httpx2 does not.
+            library="httpx2" if injected else rng.choice(("httpx", "httpx2")),
+            injected=injected,
+            shares_limiter=shares,
             works=self.works(calm_at, slowest=12 * delays[1], journal=journal, programs=programs),
-            lives=tuple(self.lives(journal=journal) for _ in range(programs)),
+            lives=tuple(self.lives(crashes=journal and not shares) for _ in range(programs)),
             journal=journal,
             stores_solutions=self.chance(0.5),
             calm_at=calm_at,
@@ -308,9 +317,9 @@ class _Draw:
         times = sorted(self.rng.uniform(1, calm_at) for _ in range(self.rng.randrange(1, 4)))
         return tuple((at, self.spread(0.1, 40)) for at in times)
 
-    def lives(self, *, journal: bool) -> tuple[Life, ...]:
+    def lives(self, *, crashes: bool) -> tuple[Life, ...]:
         ends: list[Life] = []
-        while journal and len(ends) < 4 and self.chance(0.6):
+        while crashes and len(ends) < 4 and self.chance(0.6):
             ends.append(self.life(first=not ends))
         return (*ends, Life())
 
@@ -321,12 +330,12 @@ class _Draw:
         if kind == 1:
             return Life(stop_at=self.spread(0.2, 120))
         # Only who recovers takes anything up; rare steps are chosen more often.
-        step = self.rng.choices(STEPS, weights=(1, 1, 1, 2, 5, 2, 2, 0 if first else 8))[0]
+        step = self.rng.choices(STEPS, weights=(2, 2, 2, 3, 5, 5, 3, 0 if first else 8))[0]
         often = step in ("begin", "accepted", "finished")
         return Life(crash_step=step, crash_count=int(self.spread(1, 8)) if often else 1, crash_after=self.chance(0.5))
 
     def works(self, calm_at: float, *, slowest: float, journal: bool, programs: int) -> tuple[Work, ...]:
-        count = int(self.spread(5, 20) if self.chance(0.75) else self.spread(20, 60))
+        count = int(self.spread(5, 20) if self.chance(0.8) else self.spread(20, 60))
         rng = self.rng
         busy = rng.choice((0.0, 0.2, 1.0)) * calm_at
         patient = self.chance(0.5)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
+import httpcore2
+import httpx2
 
 from ucaptcha_async import (
     AccountError,
@@ -128,6 +130,7 @@ class Process:
     statistics: ClientStatistics | None = None
     on_crash: Callable[[], None] = lambda: None
     _client: AsyncClient = attrs.field(init=False)
+    _users_own: Any = None
     _limiter: RateLimiter = attrs.field(init=False)
     _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
     _writes: int = 0  # of the step at which it dies
@@ -136,11 +139,12 @@ class Process:
         plan = self.world.plan
         if plan.budget is not None:
             self.budget = Budget(max_spend=plan.budget)
-        self._limiter = RateLimiter(plan.limit, plan.window)
+        self._limiter = self.world.limiter or RateLimiter(plan.limit, plan.window)
         self._client = AsyncClient(
             KEY,
             base_url="http://127.0.0.1:8080",
             timeout=100_000,
+            http_client=self._pooled() if plan.injected else None,
             transport=plan.library,
             ssl_context=CONTEXT,
             max_connections=plan.connections,
@@ -156,6 +160,18 @@ class Process:
             on_event=self._hear,
         )
         _put_in(self._client, self, plan.library, Random(f"{plan.seed}:{self.number}"))
+
+    def _pooled(self) -> Any:
+        """A client of the user's own, with a stock pool of connections."""
+        backend = Backend(self.world.network, self, "httpcore2")
+        transport = httpx2.AsyncHTTPTransport(verify=CONTEXT, trust_env=False)
+        transport._pool = httpcore2.AsyncConnectionPool(
+            max_connections=self.world.plan.connections,
+            keepalive_expiry=None,
+            network_backend=backend,  # type: ignore[arg-type]
+        )
+        self._users_own = httpx2.AsyncClient(transport=transport, timeout=None, trust_env=False)
+        return self._users_own
 
     # What the world asks
 
@@ -208,6 +224,7 @@ class Process:
                     await self._busy(works, recover=recover)
                     await self._afterwards()
                     self._last_words()
+                await self._close_users_own()
         except Exception:
             if not self.dead:
                 raise
@@ -421,6 +438,11 @@ class Process:
                 for task_id in ids:
                     users.start_soon(self._take_up, task_id)
             self._last_words()
+        await self._close_users_own()
+
+    async def _close_users_own(self) -> None:
+        if self._users_own is not None:
+            await self._users_own.aclose()
 
     async def _take_up(self, task_id: str) -> None:
         name, error = "solved", None
@@ -442,6 +464,9 @@ def task_for(work: Work) -> Task[Any]:
 
 def _put_in(client: AsyncClient, process: Process, library: str, rng: Random) -> None:
     """Put a client into the simulated world: its connections and its dice."""
+    client._engine.rng = rng
+    if process.world.plan.injected:
+        return
     opened = client._open_http
     core = {"httpx": "httpcore", "httpx2": "httpcore2"}[library]
 
@@ -453,4 +478,3 @@ def _put_in(client: AsyncClient, process: Process, library: str, rng: Random) ->
         return http
 
     client._open_http = open_http  # type: ignore[assignment]
-    client._engine.rng = rng

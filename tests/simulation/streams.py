@@ -82,6 +82,8 @@ class Stream:
             self._refused()
             raise
         await self._usable()
+        if not buffer:  # a stock connection "sends" the end of a message
+            return
         request = self._connection.wrote(buffer)
         owner, network = self._connection.owner, self._connection.network
         if request.fate == "stalled_request":

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import attrs
 
-from ucaptcha_async import UCaptchaError
+from ucaptcha_async import RateLimiter, UCaptchaError
 from ucaptcha_async.events import Solved
 from ucaptcha_async.journal import Entry, MemoryJournal
 from ucaptcha_async.testing import FaultRates, LocalService, LogNormal
@@ -42,6 +42,7 @@ class World:
         processes: All processes in order.
         entries: The rows of the journal, at the end.
         taken_up: What waiting for the ids came to that earlier calls had left.
+        limiter: What all processes share, if they do.
         fresh: What is solved after the calm, to show that everything works.
         calm: Set when the faults have stopped.
     """
@@ -64,6 +65,7 @@ class World:
     network: Network = attrs.field(init=False)
     fresh: list[Work] = attrs.field(factory=list)
     calm: anyio.Event = attrs.field(factory=anyio.Event)
+    limiter: RateLimiter | None = None
     _journal: MemoryJournal | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -92,6 +94,8 @@ class World:
             trace=self.trace,
         )
         self.service.latency = self.network.observe
+        if plan.shares_limiter:
+            self.limiter = RateLimiter(plan.limit, plan.window)
 
     def fresh_work(self, process: int) -> list[Work]:
         """Something to do for a process that has survived."""
