@@ -166,7 +166,7 @@ class AsyncClient:
                 transport=transport,
                 max_connections=max_connections,
                 ssl_context=ssl_context,
-                proxy=proxy,
+                proxy=None if proxy is None else SecretStr(proxy),
             )
             if http_client is None
             else functools.partial(injected, http_client, url, per_request)
