@@ -348,7 +348,7 @@ async def over_sockets(transport: str) -> AsyncIterator[Stage]:
             yield {"base_url": server.url, "transport": transport, **settings}
 
         with witness.listening():
-            yield Stage(witness, server.service, reach, server.url.removeprefix("http://"), short=0.2)
+            yield Stage(witness, server.service, reach, server.url.removeprefix("http://"), short=0.1)
 
 
 # --- the scenarios ----------------------------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ async def through_a_proxy(stage: Stage, transport: str) -> None:
 async def proxied(stage: Stage, proxy: str, **options: Any) -> None:
     async with stage.client(proxy=proxy, **options) as client:
         await stage.keep(client.get_balance())
-        await stage.keep(client.solve(tasks()[0], timeout=5 * stage.short))
+        await stage.keep(client.solve(tasks()[0], timeout=3 * stage.short))
 
 
 async def running_out_of_time(stage: Stage) -> None:
