@@ -100,17 +100,21 @@ class Sending:
         proves_silence: Whether the transport is known to report, so that no report means that nothing was sent.
         started: Whether the first byte of the request was about to be written.
         heard: Whether anything was reported at all.
+        withdrawn: Whether nobody wants it any more: what is not written yet is not to be written.
     """
 
     handed_over: bool = False
     proves_silence: bool = False
     started: bool = False
     heard: bool = False
+    withdrawn: bool = False
 
     async def trace(self, name: str, info: Mapping[str, Any]) -> None:
-        """The `trace` extension of httpcore."""
+        """The `trace` extension of httpcore. Raises `UnansweredError` to stop a request that was withdrawn."""
         self.heard = True
         if _starts(name, info):
+            if self.withdrawn:
+                raise UnansweredError("withdrawn before it was sent")
             self.started = True
 
     @property

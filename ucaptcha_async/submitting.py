@@ -158,6 +158,7 @@ async def sheltered(call: Callable[[], Awaitable[object]], sending: Sending, gra
             await done.wait()
         except BaseException:
             if sending.sent:
+                sending.withdrawn = True  # it may still wait in the pool of an injected client
                 shelter.deadline = anyio.current_time() + grace
             else:
                 shelter.cancel()
