@@ -127,8 +127,10 @@ class Books:
         return [task_id for task_id in self.accepted[work] if not self.tasks[task_id].refunded]
 
     def gone(self, work: str) -> int:
-        """How many users of a work were told that its task is no longer known."""
-        return sum(isinstance(call.error, TaskNotFoundError) for call in self.calls[work])
+        """How often somebody was told that the task of a work is no longer known."""
+        told = sum(isinstance(call.error, TaskNotFoundError) for call in self.calls[work])
+        rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
+        return told + sum(entry.error_code == "ERROR_WRONG_CAPTCHA_ID" for entry in rows)
 
 
 def _work_of(url: str | None) -> str:
