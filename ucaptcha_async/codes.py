@@ -117,6 +117,8 @@ def class_for(code: str | None, http_status: int) -> type[UCaptchaError]:
     """The class for a code, seen before or not."""
     if code in CODES:
         return CODES[code]
+    if code in INTERNAL:
+        return ServiceError
     for word, cls in _WORDS:
         if code and word in code.upper():
             return cls
