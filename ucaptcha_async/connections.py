@@ -62,6 +62,9 @@ class _PoolOfOne:
     async def handle_async_request(self, request: Any) -> Any:
         return await self.pool.handle_async_request(request)
 
+    def is_available(self) -> bool:
+        return True  # the pool opens another
+
     def has_expired(self) -> bool:
         return any(connection.has_expired() for connection in self.pool.connections)
 

@@ -212,6 +212,9 @@ class LaneTransport:
         return _Lane(connection, anyio.current_time())
 
     async def _keep(self, lane: _Lane) -> None:
+        if not lane.connection.is_available():  # the service closes it after this answer
+            await _close(lane)
+            return
         lane.used_at = anyio.current_time()
         self._idle.append(lane)
         # The oldest is at the left. It is closed here, when times are quieter: there is no background task to do it.
