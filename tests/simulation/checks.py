@@ -7,7 +7,6 @@ byte left a client), and the users (what they were told). No check asks the clie
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from itertools import pairwise
@@ -27,13 +26,15 @@ from ucaptcha_async import (
     TaskNotFoundError,
     UnsolvableError,
 )
-from ucaptcha_async.events import Cancelled, Solved, Uncertain
+from ucaptcha_async.events import Cancelled, Uncertain
 from ucaptcha_async.journal import State
 from ucaptcha_async.testing.books import most_in_window
 
+from .books import Books, work_of
+from .calls import Call
 from .network import Request
 from .plan import PRICES
-from .process import Call, Heard, Process
+from .process import Process
 from .world import World
 
 EPSILON = 1e-6
@@ -55,86 +56,6 @@ def check(world: World) -> None:
     for rule in RULES:
         for text in rule(books):
             world.complain(rule.__name__, text)
-
-
-class Books:
-    """A world's record, sorted for the checks."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.plan = world.plan
-        self.tasks = world.tasks
-        world.service.books.settle()
-        self.requests = world.network.requests
-        self.submits: dict[str, list[Request]] = defaultdict(list)
-        self.by_process: dict[int, list[Request]] = defaultdict(list)
-        self.by_limiter: dict[int, list[Request]] = defaultdict(list)
-        for request in self.requests:
-            self.by_limiter[0 if world.limiter is not None else request.process].append(request)
-            self.by_process[request.process].append(request)
-            if request.path == "/createTask" and request.work is not None:
-                self.submits[request.work].append(request)
-        self.calls: dict[str, list[Call]] = defaultdict(list)
-        for call in world.calls:
-            self.calls[call.work.name].append(call)
-        # What a duplicate on the way has bought, nobody can know of.
-        self.twins = {request.twin for request in self.requests if request.twin is not None}
-        self.accepted: dict[str, list[str]] = defaultdict(list)
-        for task in self.tasks.values():
-            if task.id not in self.twins:
-                self.accepted[_work_of(task.website_url)].append(task.id)
-        self.buyers = {r.accepted: r.process for r in self.requests if r.accepted is not None}
-        self.solved = [
-            (heard.process, heard.at, self._solved_id(heard))
-            for heard in world.heard
-            if isinstance(heard.event, Solved)
-        ]
-        self.known = self._known()
-        self.deaths = [process.died_at for process in self.world.processes if process.died_at is not None]
-
-    def _solved_id(self, heard: Heard) -> str | None:
-        """The task that was solved; an answer that came at once may have come without its id."""
-        if heard.event.task_id is not None or heard.work is None:
-            return heard.event.task_id
-        bought = [r.accepted for r in self.submits[heard.work] if r.process == heard.process and r.answered]
-        return bought[-1] if bought else None
-
-    def _known(self) -> set[str]:
-        """The tasks that somebody who can act on it was told of."""
-        known = {entry.task_id for entry in self.world.entries if entry.task_id is not None}
-        for process in self.world.processes:
-            known.update(process.abandoned)
-        for call in self.world.calls:
-            known |= call.ids
-        return known | {task_id for _, _, task_id in self.solved if task_id is not None}
-
-    def uncertain(self, work: str) -> int:
-        """How many submits of a work were reported to be of unknown fate."""
-        if not self.plan.journal:
-            heard = (heard for heard in self.world.heard if isinstance(heard.event, Uncertain))
-            return sum(each.work == work for each in heard)
-        open_or_given_up = (State.UNCERTAIN, State.INTENT, State.FORGOTTEN)
-        rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
-
-    def nameless(self, work: str) -> int:
-        """How many tasks of a work the journal knows to be solved without knowing their ids."""
-        rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return sum(entry.state is State.SOLVED and entry.task_id is None for entry in rows)
-
-    def unrefunded(self, work: str) -> list[str]:
-        """The tasks of a work that were paid for and not refunded."""
-        return [task_id for task_id in self.accepted[work] if not self.tasks[task_id].refunded]
-
-    def gone(self, work: str) -> int:
-        """How often somebody was told that the task of a work is no longer known."""
-        told = sum(isinstance(call.error, TaskNotFoundError) for call in self.calls[work])
-        rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return told + sum(entry.error_code == "ERROR_WRONG_CAPTCHA_ID" for entry in rows)
-
-
-def _work_of(url: str | None) -> str:
-    return (url or "").rpartition("/")[2]
 
 
 # --- what was paid for ------------------------------------------------------------------------------------------------
@@ -185,7 +106,7 @@ def nothing_sent_again(books: Books) -> Complaints:
 def _may_follow(books: Books, last: Request) -> bool:
     if last.accepted is not None:
         task = books.tasks[last.accepted]
-        return last.answered and (task.refunded or books.gone(_work_of(task.website_url)) > 0)
+        return last.answered and (task.refunded or books.gone(work_of(task.website_url)) > 0)
     refused = last.status == 429 or last.code in REFUSED_FOR_NOW
     # Another user of the same work may try what was refused to the first.
     users = len(books.calls[last.work or ""])
@@ -256,7 +177,7 @@ def solved_is_solved(books: Books) -> Complaints:
         if solution is None or solution.task_id is None:
             continue
         task = books.tasks.get(solution.task_id)
-        if task is None or _work_of(task.website_url) != call.work.name:
+        if task is None or work_of(task.website_url) != call.work.name:
             yield f"{call.work.name}: got the solution of another task, {solution.task_id}"
         elif task.error_code is not None:
             yield f"{call.work.name}: {task.id} is solved for the user and failed for the service"

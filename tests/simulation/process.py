@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from contextvars import ContextVar
 from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ from ucaptcha_async import (
     ClientStatistics,
     Job,
     RateLimiter,
-    Solution,
     SolveTimeoutError,
     Task,
     UCaptchaError,
@@ -30,6 +28,7 @@ from ucaptcha_async import http as client_http
 from ucaptcha_async.events import Event
 from ucaptcha_async.journal import Claim, MemoryJournal
 
+from .calls import Call, Heard, current, task_for
 from .diary import Diary
 from .plan import Life, Work
 from .streams import Backend
@@ -39,66 +38,6 @@ if TYPE_CHECKING:
 
 KEY = "ucap_0123456789abcdef0123456789abcdef"
 CONTEXT = ssl.create_default_context()  # nobody uses it; making one for each world costs more than the world
-PICTURE = "aGVsbG8="
-
-_call: ContextVar[Call | None] = ContextVar("_call", default=None)
-
-
-@attrs.define(eq=False)
-class Call:
-    """One user's request for one piece of work, and what came of it.
-
-    Attributes:
-        work: The work.
-        process: The number of the process.
-        started: When.
-        ended: When the user had an end of it.
-        ending: `solved`, `error`, `cancelled`, `dropped` (left in `solve_many`), or `crashed` with its process.
-        solution: What the user got.
-        error: What the user got.
-        ids: Tasks that the user was told of.
-        steps: What has happened on its way so far, in number.
-        cancelled_at: When the user gave up.
-        scope: Ends the call when the user gives up.
-    """
-
-    work: Work
-    process: int
-    started: float
-    ended: float | None = None
-    ending: str = ""
-    solution: Solution | None = None
-    error: UCaptchaError | None = None
-    ids: set[str] = attrs.field(factory=set)
-    steps: int = 0
-    cancelled_at: float | None = None
-    scope: anyio.CancelScope | None = None
-
-    def cancel(self) -> None:
-        """The user gives up."""
-        if self.scope is not None and self.cancelled_at is None:
-            self.cancelled_at = anyio.current_time()
-            self.scope.cancel()
-
-    def told(self, result: Solution | UCaptchaError) -> None:
-        """The user has an answer."""
-        if isinstance(result, Solution):
-            self.ending, self.solution = "solved", result
-        else:
-            self.ending, self.error = "error", result
-            self.ids |= {attempt.task_id for attempt in result.attempts if attempt.task_id is not None}
-        if result.task_id is not None:
-            self.ids.add(result.task_id)
-
-
-@attrs.frozen
-class Heard:
-    """An event of a client."""
-
-    at: float
-    process: int
-    work: str | None
-    event: Event
 
 
 @attrs.define(eq=False)
@@ -177,7 +116,7 @@ class Process:
 
     def step(self, name: str) -> str | None:
         """Something happens in the call that runs now. Its user may give up at just this moment."""
-        call = _call.get()
+        call = current.get()
         if call is None or self.dead:
             return None
         call.steps += 1
@@ -204,7 +143,7 @@ class Process:
 
     def began(self, claim: Claim) -> None:
         """The journal has given a row to the call that runs now."""
-        call = _call.get()
+        call = current.get()
         self.world.fired[f"claim_{claim.kind}{'' if claim.mine else '_of_another'}"] += 1
         if call is not None and claim.mine:
             self.world.rows[claim.submit_id] = call.work.name
@@ -310,7 +249,7 @@ class Process:
 
     def _call(self, work: Work) -> Call:
         call = Call(work, self.number, anyio.current_time())
-        _call.set(call)
+        current.set(call)
         if not self.dead:
             self.calls.append(call)
         return call
@@ -452,14 +391,6 @@ class Process:
             name, error = type(caught).__name__, caught
         self.world.fired[f"taken_up_{name}"] += 1
         self.world.taken_up[task_id] = error
-
-
-def task_for(work: Work) -> Task[Any]:
-    """The task that a user asks for."""
-    url = f"https://example.com/{work.name}"
-    if work.kind == "ImageToTextTask":
-        return Task(work.kind, body=PICTURE, websiteURL=url)
-    return Task(work.kind, websiteURL=url, websiteKey="0x4AAAAAAA")
 
 
 def _put_in(client: AsyncClient, process: Process, library: str, rng: Random) -> None:

@@ -19,9 +19,10 @@ from ucaptcha_async.testing import FaultRates, LocalService, LogNormal
 from ucaptcha_async.testing.books import TaskRecord
 
 from .backends import Backend, run, tasks_alive
+from .calls import Call, Heard
 from .network import Network
 from .plan import KINDS, PRICES, Life, Plan, Work, draw
-from .process import KEY, Call, Heard, Process
+from .process import KEY, Process
 
 EPOCH = 1_790_000_000.0
 """Unix time at which every world begins."""
@@ -94,7 +95,9 @@ class World:
             trace=self.trace,
         )
         self.service.latency = self.network.observe
+        self.fired[f"world_{plan.library}{'_injected' if plan.injected else ''}"] += 1
         if plan.shares_limiter:
+            self.fired["world_shares_limiter"] += 1
             self.limiter = RateLimiter(plan.limit, plan.window)
 
     def fresh_work(self, process: int) -> list[Work]:
