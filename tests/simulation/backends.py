@@ -38,7 +38,7 @@ class ShuffledLoop(VirtualLoop):
         super().__init__()
         self._random = Random(f"{seed}:loop")
         self._created = 0
-        self.set_task_factory(self._make)  # type: ignore[arg-type]
+        self.set_task_factory(self._make)
 
     def _make(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> _Task:
         task = _Task(coroutine, loop=loop, **options)

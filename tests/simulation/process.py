@@ -24,7 +24,7 @@ from ucaptcha_async import (
     Task,
     UCaptchaError,
 )
-from ucaptcha_async import http as client_http
+from ucaptcha_async.connections import direct
 from ucaptcha_async.events import Event
 from ucaptcha_async.journal import Claim, MemoryJournal
 
@@ -405,7 +405,7 @@ def _put_in(client: AsyncClient, process: Process, library: str, rng: Random) ->
         http = opened()
         assert http.lanes is not None
         backend = Backend(process.world.network, process, core)
-        http.lanes.connect = client_http.direct(library, CONTEXT, backend)  # type: ignore[arg-type]
+        http.lanes.connect = direct(library, CONTEXT, backend)  # type: ignore[arg-type]
         return http
 
     client._open_http = open_http  # type: ignore[assignment]

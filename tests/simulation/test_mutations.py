@@ -11,6 +11,8 @@ import anyio.lowlevel
 import pytest
 
 from ucaptcha_async import breaker, budget, clock, engine, lanes, limits, polling, recovery, solving, submitting
+from ucaptcha_async.errors import UCaptchaError
+from ucaptcha_async.http import Sending
 from ucaptcha_async.journal import ledger
 
 from .backends import BACKENDS
@@ -145,7 +147,7 @@ def ignores_keys(patch: Patch) -> None:
 @caught_by("no_false_alarms")
 def raises_false_alarms(patch: Patch) -> None:
     """A submit that was refused is called uncertain."""
-    patch.setattr(submitting, "Sending", _kept_sending(submitting.Sending))
+    patch.setattr(submitting, "Sending", _kept_sending(Sending))
 
 
 def _kept_sending(kind: Any) -> Any:
@@ -199,7 +201,7 @@ def denies_charges(patch: Patch) -> None:
     async def denying(*arguments: Any) -> Any:
         try:
             return await within(*arguments)
-        except solving.UCaptchaError as error:
+        except UCaptchaError as error:
             error.charged = False
             raise
 
@@ -273,7 +275,8 @@ def recovers_nothing(patch: Patch) -> None:
     """What a dead process left stays where it is."""
 
     async def nothing(journal: Any, account: str) -> Any:
-        for entry in ():
+        nobody: tuple[Any, ...] = ()
+        for entry in nobody:
             yield entry
 
     patch.setattr(recovery, "_open", nothing)

@@ -126,7 +126,7 @@ def test_a_world_without_faults(backend: Backend) -> None:
 
 def test_private_names() -> None:
     """What is used of asyncio's and trio's insides is still what it was: else the order is no longer the seed's."""
-    assert callable(asyncio.BaseEventLoop._run_once)
+    assert callable(asyncio.BaseEventLoop._run_once)  # type: ignore[attr-defined]
     assert issubclass(backends.ShuffledLoop, VirtualLoop)
     assert isinstance(trio_run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
     assert hasattr(trio_run._r, "shuffle")
