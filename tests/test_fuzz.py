@@ -188,7 +188,7 @@ class Said:
     def task_id(self) -> str | None:
         """The task id that a reader of the protocol finds in it, whatever else is there."""
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(self.body.decode(), parse_float=str)
+            value = json.loads(self.body.decode(), parse_float=lambda text: None)
             found = value.get("taskId") if isinstance(value, dict) else None
             if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
                 return str(found)
