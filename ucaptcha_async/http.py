@@ -36,7 +36,7 @@ from .secrecy import SecretBytes, SecretStr, without_frames
 
 TransportName = Literal["httpx", "httpx2", "fast"]
 
-LATE = 0.005
+LATE = 0.002
 """Seconds after which leave to depart is stale: the limiter allows for a little more."""
 
 _HEADERS = {
