@@ -549,6 +549,27 @@ def test_turns_with_others_behind_are_not_given_back(server: Server) -> None:
     assert first.ready_at(0.2) == pytest.approx(2 * first.interval)
 
 
+def test_a_pause_that_begins_during_a_visit(server: Server) -> None:
+    """Turns that are on their way when a refusal is heard are void, and the next visit tells the others of it."""
+    first, second = SharedPace(100, 10.0), SharedPace(100, 10.0)
+    with Wire.to(server) as wire:
+        key = f"staged:{time.monotonic_ns()}"
+
+        def visit(pace: SharedPace, now: float, *, refused: bool = False) -> None:
+            question = pace.ask(1, pace.interval, now)
+            if refused:
+                pace.pause(now + 1)
+            reply = wire.call("EVAL", STAGED, 1, key, *question, 1_700_000_000, round(now * 1e6))
+            pace.take(reply, pace.interval, now, now)
+
+        visit(first, 0.0, refused=True)
+        assert first.ready_at(0.0) == math.inf
+        visit(first, 0.1)
+        visit(second, 0.2)
+
+    assert 1 <= first.ready_at(0.1) < second.ready_at(0.2)
+
+
 STAGED = SCRIPT.replace("redis.call('TIME')", "{ARGV[11], ARGV[12]}")
 steps = st.lists(
     st.tuples(

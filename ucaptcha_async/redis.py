@@ -135,6 +135,7 @@ class SharedPace(Pace):
     _numbered: _Numbered = attrs.field(init=False)
     _turns: deque[_Turn] = attrs.field(factory=deque, init=False)
     _pause_until: float = attrs.field(default=-math.inf, init=False)
+    _told_until: float = attrs.field(default=-math.inf, init=False)
     # What the latest visit left behind: the schedule's state, the spacing, and how many turns at its end are unused.
     _left_at: str = attrs.field(default="-", init=False)
     _spacing: float = attrs.field(default=0.0, init=False)
@@ -176,6 +177,7 @@ class SharedPace(Pace):
 
     def ask(self, wanted: int, spacing: float, now: float) -> list[str | int]:
         """The script's arguments for a visit that wants some turns, `spacing` seconds apart."""
+        self._told_until = self._pause_until
         pause = max(0.0, self._pause_until - now)
         spans = [spacing, self._credit, self._lead, self.window / 100, self.horizon, pause]
         return [wanted, *(repr(span * 1e6) for span in spans), self._left_at, self._unused, repr(self._spacing * 1e6)]
@@ -198,7 +200,11 @@ class SharedPace(Pace):
         in_time = any(turn.until > received_at for turn in self._turns)
         self._lead = self._lead / 2 if in_time else 1.5 * (received_at - sent_at)
         self._left_at = left_at.decode() if isinstance(left_at, bytes) else left_at
-        self._spacing, self._unused, self._pause_until = spacing, len(due), -math.inf
+        self._spacing, self._unused = spacing, len(due)
+        if self._pause_until > self._told_until:  # it began during the visit: these turns are void, too
+            self._turns.clear()
+        else:
+            self._pause_until = -math.inf
         return received_at + float(paused - now) / 1e6
 
     @property
