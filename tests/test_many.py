@@ -164,6 +164,82 @@ async def test_a_budget_is_used_to_the_end() -> None:
     assert 27 == solved
 
 
+async def test_gather_loses_nothing_when_the_account_is_refused() -> None:
+    """What is solved by then is returned, and the rest has the account's error, without a request each."""
+    service = LocalService(balance="0.0300", solve_time=20)
+    async with opened(service) as client:
+        outcomes = await client.gather([V2] * 500, max_pending=100)
+        at_rest(client)
+
+    assert list(range(500)) == [outcome.index for outcome in outcomes]
+    assert 10 == sum(outcome.ok for outcome in outcomes) == len(service.books.delivered)
+    assert all(isinstance(outcome.error, InsufficientBalanceError) for outcome in outcomes if not outcome.ok)
+    assert service.books.request_counts["createTask"] <= 100
+    assert () == client.abandoned
+
+
+async def test_gather_loses_nothing_when_the_budget_ends() -> None:
+    """The budget is used to its end, and what has no room in it says so."""
+    service = LocalService(solve_time=10)
+    budget = Budget(max_spend="0.10", estimate="0.02")
+    async with opened(service, budget=budget) as client:
+        outcomes = await client.gather([V2] * 100)
+        at_rest(client)
+
+    assert 27 == sum(outcome.ok for outcome in outcomes) == service.books.request_counts["createTask"]
+    assert 73 == sum(isinstance(outcome.error, BudgetExceededError) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "broken"])
+async def test_a_gather_that_ends_early_keeps_the_ids(end: str) -> None:
+    """Solved or not, the paid tasks of a gather that was cancelled, or whose input broke, can be taken up again."""
+
+    async def inputs() -> AsyncIterator[RecaptchaV2]:
+        for _ in range(5):
+            yield V2
+            await anyio.sleep(10)
+        raise LookupError("no more pages")
+
+    service = LocalService(solve_time=8)
+    async with opened(service) as client:
+        if end == "cancelled":
+            with anyio.move_on_after(35):
+                await client.gather(inputs())
+        else:
+            with pytest.raises(LookupError):
+                await client.gather(inputs())
+        kept = set(client.abandoned)
+        at_rest(client)
+
+    assert kept == set(service.books.accepted)
+    assert len(kept) == (4 if end == "cancelled" else 5)
+
+
+async def test_a_budget_shared_by_clients() -> None:
+    """One client's solves wait for room that another's give back."""
+    service = LocalService(solve_time=10)
+    budget = Budget(max_spend="0.10", estimate="0.05")
+    async with opened(service, budget=budget) as one, opened(service, budget=budget) as other:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.gather, [V2] * 2)
+            await anyio.sleep(1)
+            outcomes = await other.gather([V2] * 3)
+
+    assert all(outcome.ok for outcome in outcomes)
+
+
+async def test_waiting_for_room_does_not_wake_the_crowd() -> None:
+    """Thousands that wait for room in a budget cost a few tries for each solve, not a try of each."""
+    service = LocalService(solve_time=10)
+    budget = Budget(max_spend="0.10", estimate="0.003")
+    async with opened(service, budget=budget) as client:
+        outcomes = await client.gather([V2] * 2_000)
+
+    solved = sum(outcome.ok for outcome in outcomes)
+    assert 33 == solved
+    assert budget.statistics().refusals <= 2 * 2_000 + 3 * solved
+
+
 async def test_leaving_early_cancels() -> None:
     """Leaving the block ends what runs, and the ids of paid tasks are kept."""
     service = LocalService(solve_time={"TurnstileTaskProxyless": 500, "RecaptchaV2TaskProxyless": 8})

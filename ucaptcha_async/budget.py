@@ -1,13 +1,14 @@
-"""What it has cost, and what it may cost. Pure and synchronous: no I/O, no clock of its own."""
+"""What it has cost, and what it may cost. No I/O, no clock of its own."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum
 from types import MappingProxyType
 
+import anyio
 import attrs
 
 from .checks import describe, wrong
@@ -137,6 +138,7 @@ class Budget:
         self._hour: deque[_Bucket] = deque()
         self._in_hour = _ZERO
         self._now = float("-inf")
+        self._line: OrderedDict[anyio.Event, None] = OrderedDict()
 
     def __repr__(self) -> str:
         limits = f"max_spend={self.max_spend}, max_spend_per_hour={self.max_spend_per_hour}"
@@ -195,7 +197,36 @@ class Budget:
         self._check("max_spend_per_hour", self.max_spend_per_hour, self._in_hour, estimate)
         self._reserved = _EXACT.add(self._reserved, estimate)
         self._reservations += 1
+        self._call_next()
         return Reservation(task_type, estimate)
+
+    async def room(self) -> bool:
+        """Wait until there may be room: others were solved, or failed and gave theirs back.
+
+        Returns:
+            `False` at once if nothing is reserved, so that no room will come of itself.
+        """
+        if not self._reservations:
+            return False
+        called = anyio.Event()
+        self._line[called] = None
+        try:
+            await called.wait()
+        except BaseException:
+            if called.is_set():
+                self._call_next()  # the turn is another's
+            else:
+                del self._line[called]
+            raise
+        return True
+
+    def _call_next(self) -> None:
+        """Let the first of the line try, as long as there is hope for the others; else all.
+
+        Waking all each time would cost the square of their number.
+        """
+        for _ in range(min(len(self._line), 1) if self._reservations else len(self._line)):
+            self._line.popitem(last=False)[0].set()
 
     def _check(self, name: str, limit: Decimal | None, spent: Decimal, estimate: Decimal) -> None:
         if limit is None or _sum(spent, self._reserved, estimate) <= limit:
@@ -267,6 +298,7 @@ class Budget:
         else:
             return False
         reservation._fate = fate
+        self._call_next()
         return True
 
     def _spend(self, reservation: Reservation, cost: Decimal, now: float) -> None:

@@ -368,21 +368,34 @@ class AsyncClient:
 
         return Outcomes(tasks, one, walk, lambda task: task, self._width(max_pending), engine.unread)
 
-    async def gather(self, tasks: Iterable[Task[S]] | AsyncIterable[Task[S]], **options: Any) -> list[Outcome[S]]:
-        """Solve all tasks, and return their outcomes in input order. Arguments as for `solve_many`.
+    async def gather(
+        self,
+        tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
+        *,
+        timeout: Seconds | None = None,
+        selection_mode: SelectionMode | str | _Unset | None = UNSET,
+        provider: str | _Unset | None = UNSET,
+        attempts: int | None = None,
+        key: Callable[[Task[S]], str | None] | None = None,
+        max_pending: int | None = None,
+    ) -> list[Outcome[S]]:
+        """Solve all tasks, and return one outcome for each, in input order. Arguments as for `solve_many`.
 
         Nothing that is paid for is lost to the failure of another: each `outcome.solution` returns or raises for
-        itself.
-
-        Raises:
-            AccountError: The account is refused, before all tasks were submitted. `outcomes` on the error has those
-                that ended.
+        itself. When the account is refused or the budget is used up, the tasks that are left get that error, without
+        a request. If this call itself ends early, cancelled or by an error of your own iterable, the ids of what was
+        paid for are in `client.abandoned`.
         """
-        done: dict[int, Outcome[S]] = {}
-        async with self.solve_many(tasks, **options) as outcomes:
-            async for outcome in outcomes:
-                done[outcome.index] = outcome
-        return [done[index] for index in sorted(done)]
+        outcomes = self.solve_many(
+            tasks,
+            timeout=timeout,
+            selection_mode=selection_mode,
+            provider=provider,
+            attempts=attempts,
+            key=key,
+            max_pending=max_pending,
+        )
+        return await outcomes.in_order()
 
     def recover(self, *, timeout: Seconds | None = None, max_pending: int | None = None) -> Outcomes[Entry, Solution]:
         """Take up what an earlier process left in the journal: wait for accepted tasks, report the uncertain ones.
@@ -508,7 +521,7 @@ async def _through_budget(engine: Engine, task: Task[S], options: Options, walk:
             try:
                 return await solve(engine, task, options, walk)
             except BudgetExceededError:
-                if not await engine.room_in_budget():
+                if engine.budget is None or not await engine.budget.room():
                     raise
                 walk.attempts.pop()  # that one was never made
 

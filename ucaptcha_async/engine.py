@@ -104,7 +104,6 @@ class Engine:
     rng: Random = attrs.field(factory=Random)
     tally: Tally = attrs.field(factory=Tally)
     abandoned: deque[str] = attrs.field(factory=lambda: deque(maxlen=100_000))
-    money_moved: anyio.Event | None = None
     _unknown_words: set[str] = attrs.field(factory=set)
     _keys: dict[str, list[Any]] = attrs.field(factory=dict)
     _watches: dict[str, Watch] = attrs.field(factory=dict)
@@ -131,20 +130,6 @@ class Engine:
         if status not in self._unknown_words and len(self._unknown_words) < 100:
             self._unknown_words.add(status)
             logger.warning("unknown task status %r counts as pending", status[:40])
-
-    def money_has_moved(self) -> None:
-        """Wake those who wait for room in the budget."""
-        if self.money_moved is not None:
-            self.money_moved.set()
-            self.money_moved = None
-
-    async def room_in_budget(self) -> bool:
-        """Wait until a reservation ends. `False` at once if there is none, so that no room will come of itself."""
-        if self.budget is None or not self.budget.reserved:
-            return False
-        self.money_moved = self.money_moved or anyio.Event()
-        await self.money_moved.wait()
-        return True
 
     async def watched(self, task_id: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask for a task, or wait for whoever in this client asks for it already: it is not polled twice as often."""
@@ -245,7 +230,6 @@ class Ticket:
         """The end, with a solution."""
         if self.engine.budget is not None and self.reservation is not None:
             self.engine.budget.settle(self.reservation, cost, anyio.current_time())
-            self.engine.money_has_moved()
         kept = solution if isinstance(solution, dict) else None
         first = await self._end(
             lambda journal, row: journal.finished(
@@ -299,13 +283,11 @@ class Ticket:
         if self.engine.budget is not None and self.reservation is not None:
             self.engine.budget.release(self.reservation)
             self.reservation = None
-            self.engine.money_has_moved()
 
     def keep(self) -> None:
         """Count the reserved money as spent."""
         if self.engine.budget is not None and self.reservation is not None:
             self.engine.budget.keep(self.reservation, anyio.current_time())
-            self.engine.money_has_moved()
 
     async def _end(self, write: Callable[[Journal, str], Awaitable[object]]) -> object:
         self.release_place()

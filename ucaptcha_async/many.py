@@ -53,6 +53,7 @@ class Outcomes(Generic[I, S]):
         self._task_of = task_of
         self._unread = unread
         self._room = anyio.Semaphore(width)
+        self._stops: tuple[type[UCaptchaError], ...] = STOPS_INTAKE
         self._accepted = 0
         self._stopped: Exception | None = None
         self._group: TaskGroup | None = None
@@ -103,6 +104,20 @@ class Outcomes(Generic[I, S]):
         self._room.release()
         return outcome
 
+    async def in_order(self) -> list[Outcome[S]]:
+        """All outcomes, in input order; every input has one, whatever its error. In place of entering it."""
+        self._stops = ()
+        done: list[Outcome[S]] = []
+        try:
+            async with self:
+                async for outcome in self:
+                    done.append(outcome)  # noqa: PERF401 - what came before an error is kept
+        except BaseException:
+            for outcome in done:
+                self._unread(outcome)
+            raise
+        return sorted(done, key=lambda outcome: outcome.index)
+
     async def _feed(self, send: MemoryObjectSendStream[Outcome[S]]) -> None:
         assert self._group is not None
         source = _Source(self._inputs)
@@ -129,7 +144,7 @@ class Outcomes(Generic[I, S]):
                 result = await self._solve(item, walk)
             except UCaptchaError as error:
                 result = error
-            if isinstance(result, STOPS_INTAKE):
+            if isinstance(result, self._stops):
                 self._stopped = self._stopped or result
             self._accepted += any(attempt.task_id or attempt.uncertain for attempt in walk.attempts)
             # Without a checkpoint: what was paid for must not be lost to a cancellation here.
