@@ -160,9 +160,9 @@ class Server:
             self._loop = asyncio.get_running_loop()
             ready.set()
 
+        self._server = make_server(self.service, idle_timeout=self._idle_timeout, on_ready=note)
         listener = open_socket(self._host, self._port, any_host=self._any_host)
         self._port = listener.getsockname()[1]
-        self._server = make_server(self.service, idle_timeout=self._idle_timeout, on_ready=note)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="ucaptcha local service", daemon=True
         )
