@@ -328,6 +328,7 @@ async def test_balance_and_feedback(said: Said) -> None:
 @virtual
 @fuzzed(60)
 @given(said=answers)
+@example(said=Said(200, b'{"errorId":0,"status":"failed","taskId":"other"}', {}))
 async def test_a_job_taken_up(said: Said) -> None:
     """Waiting for a task by its id never loses the id."""
     async with Oracle(ACCEPTED, polled=(said,)).client() as client:
