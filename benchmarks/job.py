@@ -30,7 +30,7 @@ OURS = {"ours": "httpx", "ours, httpx2": "httpx2", "ours, fast": "fast"}
 BY_HAND = ("httpx by hand", "aiohttp by hand")
 RATE = 1000
 LATENCY = 0.1
-NEEDS = {"ours, fast": "httpx_aiohttp", "aiohttp by hand": "aiohttp"}
+NEEDS = {"ours, fast": "aiohttp", "aiohttp by hand": "aiohttp"}
 
 NUMBERS = (
     *("solved", "failed", "pending", "paid_not_delivered", "wall", "cpu_ms", "cpu_ms_per_request", "core"),

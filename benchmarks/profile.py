@@ -4,6 +4,7 @@
     python -m benchmarks.profile --transport fast --concurrency 1000
     python -m benchmarks.profile job --count 2000         # whole solves: submits, waits, polls
     python -m benchmarks.profile layers                   # the same poll at each layer, from a bare socket upwards
+    python -m benchmarks.profile connections              # what `max_connections` does at the documented pace
     python -m benchmarks.profile requests --calls 40      # cProfile's list as well (it distorts: many small calls)
 
 Samples the running function every few milliseconds of CPU time (`SIGPROF`), so that little is distorted. "Self" is by
@@ -214,7 +215,7 @@ async def codec_only(url: str, body: bytes) -> AsyncIterator[Callable[[], Awaita
 async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
     """Our own client, entered at one of its layers. It reaches into private parts, which may move."""
     from ucaptcha_async import AsyncClient, ImageToText, RateLimiter, RecaptchaV2
-    from ucaptcha_async.http import Sending
+    from ucaptcha_async.http import Departure, Sending
     from ucaptcha_async.secrecy import SecretBytes
 
     options: dict[str, Any] = {"transport": transport, "rate_limit": RateLimiter(request_cost.UNLIMITED)}
@@ -233,7 +234,7 @@ async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "one connection (the transport alone)": lambda: http.lanes.handle_async_request(request()),
             "httpx client.send over it": lambda: http.polls.client.send(request()),
-            "Http.post (deadline, reply)": lambda: http.post("/getTaskResult", body),
+            "Http.post (deadline, reply)": lambda: http.post("/getTaskResult", body, Departure(api.limiter)),
             "Api (limiter, JSON, errors)": lambda: api.get_task_result(task_id),
             "client.get_task_result": lambda: client.get_task_result(task_id),
             FIRST_SUBMIT: lambda: api.create_task(task.to_wire(), sending=Sending()),
@@ -305,13 +306,54 @@ async def layers(url: str, transport: str, concurrency: int, seconds: float, rou
     return table([f"µs of CPU, {concurrency} at once, {transport}", "in all", "more than the line above"], rows)
 
 
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+async def connections(url: str, limit: int, seconds: float) -> dict[str, float]:
+    """Requests per second, CPU microseconds of one, and the longest stall in ms, with always more to send."""
+    from ucaptcha_async import AsyncClient, RecaptchaV2
+
+    done, sampler = 0, Sampler()
+    async with AsyncClient(KEY, base_url=url, max_connections=limit) as client, asyncio.TaskGroup() as group:
+        task_id = (await client.submit(RecaptchaV2(website_url=hand.PAGE, website_key="key"))).task_id or ""
+
+        async def worker() -> None:
+            nonlocal done
+            while True:
+                await client.get_task_result(task_id)
+                done += 1
+
+        workers = [group.create_task(worker()) for _ in range(2_000)]
+        await asyncio.sleep(1)
+        workers.append(group.create_task(sampler.tick()))
+        first, cpu = done, time.process_time()
+        await asyncio.sleep(seconds)
+        finished, cpu = done - first, time.process_time() - cpu
+        for running in workers:
+            running.cancel()
+    return {"rate": finished / seconds, "cpu_us": 1e6 * cpu / max(finished, 1), "stall_ms": 1000 * sampler.stall}
+
+
+def compare_connections(bench: Bench, seconds: float) -> str:
+    """One line for each bound and latency of the service."""
+    rows = []
+    for latency in (0.05, 0.1, 0.2, 0.4):
+        with bench.service(latency=latency, solve_time="36000", rate_limit=10_000) as service:
+            for limit in (64, 128, 256, 512, 1024):
+                found = bench.measure("profile:connections", url=service.url, limit=limit, seconds=seconds)
+                numbers = (f"{number:.0f}" for number in (found or {}).values())
+                rows.append([f"{limit}", f"{1000 * latency:.0f}", *numbers])
+                time.sleep(10)  # so that the service's windows do not mix them
+    return table(["max_connections", "latency, ms", "requests a second", "µs of CPU each", "longest stall, ms"], rows)
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Profile what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description="Where the CPU goes.")
-    parser.add_argument("what", nargs="?", choices=("requests", "job", "layers"), default="requests")
+    parser.add_argument("what", nargs="?", choices=("requests", "job", "layers", "connections"), default="requests")
     parser.add_argument("--transport", choices=("httpx", "httpx2", "fast"), default="httpx")
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--latency", type=float, default=0.0, help="of the service, in seconds")
@@ -321,6 +363,9 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=0, help="list so many functions as cProfile sees them")
     options = parser.parse_args()
     bench = make_bench(quick=True, runs=1, peers={})
+    if options.what == "connections":
+        print(compare_connections(bench, options.seconds))
+        return
     solve_time, limit = ("8", 10_000) if options.what == "job" else ("36000", request_cost.UNLIMITED)
     with bench.service(latency=options.latency, solve_time=solve_time, rate_limit=limit) as service:
         _move(bench)

@@ -23,7 +23,7 @@ OURS = {"ours, httpx": "httpx", "ours, httpx2": "httpx2", "ours, fast": "fast"}
 STOCK = {"one httpx.AsyncClient": "httpx", "one httpx2.AsyncClient": "httpx2"}
 NEEDS = {
     "ours, httpx2": "httpx2",
-    "ours, fast": "httpx_aiohttp",
+    "ours, fast": "aiohttp",
     "one httpx2.AsyncClient": "httpx2",
     "aiohttp": "aiohttp",
 }

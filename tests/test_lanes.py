@@ -56,19 +56,23 @@ async def test_cancelled_requests_cost_nothing(transport: TransportName) -> None
     assert lanes.idle <= 20
 
 
-async def test_spaced_submits_meet_no_closing_connection() -> None:
-    """A service that closes idle connections after a second makes no submit uncertain, whatever the spacing."""
-    rng = random.Random(2)
-    with running_service(idle_timeout=1, lightning={KEY: 10_000}, rate_limit=10**6, balance=1_000) as service:
+@pytest.mark.parametrize("idle_timeout", [1, 5])
+async def test_spaced_submits_meet_no_closing_connection(idle_timeout: int) -> None:
+    """A service that closes idle connections makes no submit uncertain, whatever the spacing."""
+    rng, context = random.Random(2), ssl.create_default_context()
+    pauses = [(idle_timeout - 0.1, idle_timeout + 0.1), (0.4, 0.6), (0.02, 0.02)]
+    fast: Any = {"lightning": {KEY: 10_000}, "rate_limit": 10**6, "balance": 1_000}
+    with running_service(idle_timeout=idle_timeout, **fast) as service:
 
         async def spaced() -> None:
-            async with AsyncClient(KEY, base_url=service.url, rate_limit=RateLimiter(10**6)) as client:
-                for _ in range(10):
+            options: Any = {"rate_limit": RateLimiter(10**6), "ssl_context": context}
+            async with AsyncClient(KEY, base_url=service.url, **options) as client:
+                for _ in range(5):
                     await client.solve(V2)
-                    await anyio.sleep(rng.choice([rng.uniform(0.9, 1.1), rng.uniform(0.4, 0.6), 0.02]))
+                    await anyio.sleep(rng.uniform(*rng.choice(pauses)))
 
         async with anyio.create_task_group() as tasks:
-            for _ in range(200):
+            for _ in range(400):
                 tasks.start_soon(spaced)
         books = service.books()
 

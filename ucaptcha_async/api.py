@@ -14,7 +14,7 @@ import attrs
 
 from .codes import PENDING_CODES, by_status, error_for
 from .errors import APIConnectionError, ProtocolError, UCaptchaError, UnsolvableError
-from .http import Http, Reply, Sending, UnansweredError
+from .http import Departure, Http, Reply, Sending, UnansweredError
 from .limits import Limiter
 from .secrecy import SecretBytes, SecretStr, redact, spellings, without_frames
 from .wire import SecretMapping
@@ -142,30 +142,18 @@ class Api:
         departing: Callable[[], None] | None = None,
     ) -> tuple[JSON, Reply]:
         body = SecretBytes(_encode({"clientKey": self._key, **fields}).encode())
-        reply, departed = None, False
-
-        async def leave() -> None:
-            nonlocal departed
-            if departed:  # the way was not ready after all: that turn is lost
-                departed = False
-                self.limiter.lost()
-            await self.limiter.acquire()
-            departed = True
-            if departing is not None:
-                departing()
-
+        reply, departure = None, Departure(self.limiter, sending, departing)
         assert self.http is not None
         try:
-            reply = await self.http.post(path, body, leave=leave, sending=sending)
+            reply = await self.http.post(path, body, departure)
         except UnansweredError as error:
             message = f"{path.removeprefix('/')}: {self._clean(error.reason)}"
             failure = APIConnectionError(message, task_id=task_id)
             raise failure from without_frames(error).__cause__
         finally:
-            if departed:
+            if departure.given:
                 self.requests += 1
                 self._tell_limiter(reply)
-        assert reply is not None
         try:
             return self._understand(reply, path, task_id), reply
         except UCaptchaError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -31,6 +32,8 @@ class Breaker:
     _opened_at: float = 0.0
     _known_good: bool = False
     _scout: anyio.Event | None = None
+    _scout_until: float = 0.0
+    _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict)
     _probing: bool = False
 
     async def check(self, probe: Callable[[], Awaitable[object]]) -> None:
@@ -44,11 +47,8 @@ class Breaker:
         """
         if self._known_good:
             return
-        if self.error is None and self._scout is not None:
-            with anyio.move_on_after(SCOUT_WAIT):
-                await self._scout.wait()
-        elif self.error is None:
-            self._scout = anyio.Event()
+        if self.error is None:
+            await self._follow()
         if self.error is not None:
             await self._probe(probe)
             if self.error is not None:
@@ -71,7 +71,27 @@ class Breaker:
 
     def reset(self) -> None:
         """Let submits pass again."""
-        self.error, self._known_good, self._scout = None, False, None
+        self.error, self._known_good = None, False
+        self.stand_down()
+
+    async def _follow(self) -> None:
+        """Be the first, or wait for it. Those who waited go on one after the other: a stampede would stall the loop."""
+        if self._scout is None and not self._line:
+            self._scout, self._scout_until = anyio.Event(), anyio.current_time() + SCOUT_WAIT
+            return
+        first = anyio.Event()
+        self._line[first] = None
+        try:
+            if len(self._line) > 1:
+                await first.wait()
+            if self._scout is not None:
+                with anyio.move_on_after(max(0, self._scout_until - anyio.current_time())):
+                    await self._scout.wait()
+        finally:
+            was_first = next(iter(self._line)) is first
+            del self._line[first]
+            if was_first and self._line:
+                next(iter(self._line)).set()
 
     async def _probe(self, probe: Callable[[], Awaitable[object]]) -> None:
         due = self.reset_after is not None and anyio.current_time() >= self._opened_at + self.reset_after

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -157,9 +157,18 @@ class Engine:
         """When a task may be asked for, after an earlier wait for it was given up."""
         return self._left.pop(task_id, -math.inf)
 
-    def alone_with(self, key: str | None) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def alone_with(self, key: str) -> AsyncIterator[None]:
         """One solve of a key at a time, so that the second finds what the first has done."""
-        return _alone(self._keys, key)
+        entry = self._keys.setdefault(key, [anyio.Lock(), 0])
+        entry[1] += 1
+        try:
+            async with entry[0]:
+                yield
+        finally:
+            entry[1] -= 1
+            if not entry[1]:
+                del self._keys[key]
 
     async def written(self, walk: Walk, write: Awaitable[T]) -> T | None:
         """Await a report to the journal. It happens even while the caller is being cancelled, and breaks no solve."""
@@ -170,22 +179,6 @@ class Engine:
                 logger.warning("%s", error)
                 self.emit(JournalFailed, walk, error=error)
         return None
-
-
-@asynccontextmanager
-async def _alone(keys: dict[str, list[Any]], key: str | None) -> AsyncIterator[None]:
-    if key is None:
-        yield
-        return
-    entry = keys.setdefault(key, [anyio.Lock(), 0])
-    entry[1] += 1
-    try:
-        async with entry[0]:
-            yield
-    finally:
-        entry[1] -= 1
-        if not entry[1]:
-            del keys[key]
 
 
 @attrs.define(eq=False)

@@ -13,8 +13,8 @@ import anyio
 import attrs
 
 from .errors import ConfigurationError, UCaptchaError
-from .http import Reply, Sending, UnansweredError, relevant
-from .lanes import MAX_ANSWER, AnswerTooLargeError, Leave, read_bounded
+from .http import Departure, Reply, UnansweredError, relevant
+from .lanes import MAX_ANSWER, AnswerTooLargeError, read_bounded
 from .limits import InFlight
 from .secrecy import SecretBytes, without_frames
 
@@ -54,11 +54,11 @@ class FastChannel:
     gate: InFlight
     proxy: str | None = attrs.field(repr=False)
 
-    async def post(self, url: str, body: SecretBytes, sending: Sending | None, leave: Leave) -> Reply:
+    async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
         """Send one request. The caller bounds its time."""
         await self.gate.acquire()
         try:
-            await leave()
+            await departure.leave()
             async with self.session.post(url, data=body, allow_redirects=False, proxy=self.proxy) as response:
                 content = await read_bounded(response.content.iter_any(), _closer(response))
         except AnswerTooLargeError:

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.lowlevel
 import attrs
 
 from .connections import direct, through_proxy
@@ -28,10 +27,10 @@ from .lanes import (
     AnswerTooLargeError,
     LaneStatistics,
     LaneTransport,
-    Leave,
     Library,
     read_bounded,
 )
+from .limits import Limiter
 from .secrecy import SecretBytes, SecretStr, without_frames
 
 TransportName = Literal["httpx", "httpx2", "fast"]
@@ -129,24 +128,42 @@ def _starts(name: str, info: Mapping[str, Any]) -> bool:
 
 
 @attrs.define(eq=False)
-class _Departure:
-    """Asks for leave again when the way was not ready when it was given: a pool was full, or had to connect.
+class Departure:
+    """One request's leave to depart, asked for as close to the departure as the way allows.
+
+    Asked for again when the way was not ready when it was given: a pool was full, or had to connect.
 
     Attributes:
-        ask: Waits for leave.
-        sending: Hears what httpcore reports, too.
+        limiter: Gives it.
+        sending: Given for a submit: it learns whether the request was sent.
+        told: Called whenever leave is given.
+        given: Whether leave was given.
         at: When the request left, as far as the transport tells; else when it had leave to.
+        scope: Bounds the request; it runs from the departure.
+        timeout: Seconds for the answer.
     """
 
-    ask: Leave
-    sending: Sending | None
+    limiter: Limiter
+    sending: Sending | None = None
+    told: Callable[[], None] | None = None
+    given: bool = False
     at: float = 0.0
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    timeout: float = math.inf
 
     async def leave(self) -> None:
-        await self.ask()
-        self.at = anyio.current_time()
+        """Wait for leave to depart."""
+        if self.given:  # that turn is lost
+            self.given, self.scope.deadline = False, math.inf
+            self.limiter.lost()
+        await self.limiter.acquire()
+        self.given, self.at = True, anyio.current_time()
+        self.scope.deadline = self.at + self.timeout
+        if self.told is not None:
+            self.told()
 
     async def trace(self, name: str, info: Mapping[str, Any]) -> None:
+        """The `trace` extension of httpcore, for ways that are not prompt."""
         if _starts(name, info):
             if anyio.current_time() > self.at + LATE:
                 await self.leave()
@@ -158,8 +175,8 @@ class _Departure:
 class Channel(Protocol):
     """A way for requests."""
 
-    async def post(self, url: str, body: SecretBytes, sending: Sending | None, leave: Leave) -> Reply:
-        """Send one request; see `Http.post`. `leave` is awaited as close to the departure as the way allows."""
+    async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
+        """Send one request; see `Http.post`."""
         ...
 
     async def aclose(self) -> None:
@@ -180,33 +197,22 @@ class Http:
     polls: Channel
     lanes: LaneTransport | None
 
-    async def post(
-        self, path: str, body: SecretBytes, *, leave: Leave = anyio.lowlevel.checkpoint, sending: Sending | None = None
-    ) -> Reply:
+    async def post(self, path: str, body: SecretBytes, departure: Departure) -> Reply:
         """Send one POST and read the answer whole.
 
         Args:
             path: For example `"/createTask"`.
             body: The JSON text. It holds the API key.
-            leave: Awaited before the request departs; the time for the answer runs from then. May be called twice.
-            sending: Given for a submit: it learns whether the request was sent.
+            departure: Awaited before the request departs; the time for the answer runs from then.
 
         Raises:
             UnansweredError: If no answer came, or none that can be read.
         """
-        channel = self.polls if sending is None else self.submits
-        reply = None
-        with anyio.CancelScope() as scope:
-
-            async def depart() -> None:
-                scope.deadline = math.inf
-                await leave()
-                scope.deadline = anyio.current_time() + self.request_timeout
-
-            reply = await channel.post(self.base_url + path, body, sending, depart)
-        if reply is None:
-            raise UnansweredError(f"no answer within {self.request_timeout:g} s")
-        return reply
+        channel = self.polls if departure.sending is None else self.submits
+        departure.timeout = self.request_timeout
+        with departure.scope:
+            return await channel.post(self.base_url + path, body, departure)
+        raise UnansweredError(f"no answer within {self.request_timeout:g} s")
 
     def statistics(self) -> LaneStatistics | None:
         """The lanes, or `None` with an injected client."""
@@ -236,10 +242,10 @@ class HttpxChannel:
     proves_silence: bool = False
     prompt: bool = False
 
-    async def post(self, url: str, body: SecretBytes, sending: Sending | None, leave: Leave) -> Reply:
+    async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
         """Send one request; see `Http.post`."""
         extensions: dict[str, Any] = {}
-        departure = _Departure(leave, sending)
+        sending = departure.sending
         if self.ours:
             extensions[LEAVE] = departure.leave
         else:

@@ -106,6 +106,7 @@ class LaneTransport:
     _gate: InFlight = attrs.field(init=False)
     _idle: deque[_Lane] = attrs.field(init=False, factory=deque)
     _promised: int = attrs.field(init=False, default=0)
+    _open: int = attrs.field(init=False, default=0)
     _opened: int = attrs.field(init=False, default=0)
     _http: Any = attrs.field(init=False)
     _core: Any = attrs.field(init=False)
@@ -139,7 +140,7 @@ class LaneTransport:
                 content = await read_bounded(answer.stream, answer.stream.aclose)
                 await answer.stream.aclose()
             except BaseException:
-                await _close(lane)
+                await self._close(lane)
                 raise
             await self._keep(lane)
         finally:
@@ -184,7 +185,7 @@ class LaneTransport:
         try:
             await leave()
         except BaseException:
-            await _close(lane)
+            await self._close(lane)
             raise
         return lane
 
@@ -197,34 +198,45 @@ class LaneTransport:
             lane = self._idle.pop()
             if not lane.connection.has_expired():
                 return lane
-            await _close(lane)
+            await self._close(lane)
         return None
 
     async def _new(self, url: Any) -> _Lane:
-        while self._idle and len(self._idle) + self._gate.statistics().in_flight > self.max_connections:
-            await _close(self._idle.popleft())
+        while self._idle and self._open >= self.max_connections:
+            await self._close(self._idle.popleft())
+        self._open += 1
         self._opened += 1
         connection = None
-        with anyio.move_on_after(self.connect_timeout):
-            connection = await self.connect(url.origin)
+        try:
+            with anyio.move_on_after(self.connect_timeout):
+                connection = await self.connect(url.origin)
+        finally:
+            if connection is None:
+                self._open -= 1
         if connection is None:
             raise self._core.ConnectTimeout(f"no connection within {self.connect_timeout:g} s")
         return _Lane(connection, anyio.current_time())
 
     async def _keep(self, lane: _Lane) -> None:
         if not lane.connection.is_available():  # the service closes it after this answer
-            await _close(lane)
+            await self._close(lane)
             return
         lane.used_at = anyio.current_time()
         self._idle.append(lane)
         # The oldest is at the left. It is closed here, when times are quieter: there is no background task to do it.
         if lane.used_at - self._idle[0].used_at > POLL_IDLE:
-            await _close(self._idle.popleft())
+            await self._close(self._idle.popleft())
+
+    async def _close(self, lane: _Lane) -> None:
+        self._open -= 1
+        # It must happen even when the caller is being cancelled, but a peer that does not answer must not hold it up.
+        with anyio.move_on_after(1, shield=True), contextlib.suppress(Exception):
+            await lane.connection.aclose()
 
     async def aclose(self) -> None:
         """Close every kept connection."""
         while self._idle:
-            await _close(self._idle.pop())
+            await self._close(self._idle.pop())
 
     async def __aenter__(self) -> LaneTransport:
         return self
@@ -251,12 +263,6 @@ async def read_bounded(chunks: AsyncIterable[bytes], close: Callable[[], Awaitab
     if closed:
         raise AnswerTooLargeError
     return kept[0] if len(kept) == 1 else b"".join(kept)
-
-
-async def _close(lane: _Lane) -> None:
-    # Closing must happen even when the caller is being cancelled, but a peer that does not answer must not hold it up.
-    with anyio.move_on_after(1, shield=True), contextlib.suppress(Exception):
-        await lane.connection.aclose()
 
 
 def core_module(library: Library) -> Any:

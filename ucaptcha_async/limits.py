@@ -79,7 +79,7 @@ class _Waiter:
 
 
 @suggests
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False, on_setattr=attrs.setters.NO_OP)
 class RateLimiter:
     """At most `limit` requests in every window of `window` seconds, wherever the window starts.
 
@@ -97,8 +97,8 @@ class RateLimiter:
     Source: docs/api/overview.
     """
 
-    limit: int = attrs.field(default=10_000, converter=_limit, on_setattr=attrs.setters.frozen)
-    window: float = attrs.field(default=10.0, converter=_window, on_setattr=attrs.setters.frozen)
+    _limit: int = attrs.field(default=10_000, converter=_limit)
+    _window: float = attrs.field(default=10.0, converter=_window)
     _pace: Pace = attrs.field(init=False, repr=False)
     _quota: Quota = attrs.field(init=False, repr=False)
     _line: OrderedDict[_Waiter, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
@@ -111,6 +111,19 @@ class RateLimiter:
     def __attrs_post_init__(self) -> None:
         self._pace = Pace(self.limit, self.window)
         self._quota = Quota(self._pace)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(limit={self._limit}, window={self._window:g})"
+
+    @property
+    def limit(self) -> int:
+        """Requests per window."""
+        return self._limit
+
+    @property
+    def window(self) -> float:
+        """The window's length in seconds."""
+        return self._window
 
     async def acquire(self) -> None:
         """Wait until one request may leave.
@@ -241,7 +254,7 @@ class InFlightStatistics:
     waiting: int
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)
 class InFlight:
     """A bound on what is in flight: a freed place goes straight to the one who waited longest.
 
@@ -252,13 +265,18 @@ class InFlight:
         ConfigurationError: `limit` is neither `None` nor a positive whole number.
     """
 
-    limit: int | None = attrs.field(default=None, converter=_limit_or_none, on_setattr=attrs.setters.frozen)
+    _limit: int | None = attrs.field(default=None, converter=_limit_or_none)
     _in_flight: int = attrs.field(default=0, init=False, repr=False)
     _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
+    @property
+    def limit(self) -> int | None:
+        """The most places taken at once."""
+        return self._limit
+
     async def acquire(self) -> None:
         """Wait for a place. A checkpoint only if there is none free."""
-        if self.limit is None or self._in_flight < self.limit:
+        if self._limit is None or self._in_flight < self._limit:
             self._in_flight += 1
             return
         given = anyio.Event()

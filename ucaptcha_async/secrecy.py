@@ -64,19 +64,19 @@ def spellings(secret: str) -> set[SecretStr]:
 
 def passwords(value: object, name: str = "") -> Iterator[SecretStr]:
     """The passwords in a task as it is sent: those of proxies, in each spelling, at any depth."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from passwords(item, str(key))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from passwords(item, name)
-    elif isinstance(value, str):
+    if isinstance(value, str):
         if "password" in name.lower():
             yield SecretStr(value)
         elif "@" in value:
             yield from (SecretStr(unquote(found)) for found in _LOGIN.findall(value))
         elif name == "proxy" and value.count(":") >= 3:  # address:port:user:password
             yield SecretStr(value.rpartition(":")[2])
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from passwords(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from passwords(item, name)
 
 
 def without_frames(error: BaseException) -> BaseException:

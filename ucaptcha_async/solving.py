@@ -129,9 +129,10 @@ class Job(Generic[S]):
         self._engine.tally.waiting += 1
         self._expect()
         try:
-            answer = self._answer or await self._watched()
-            self._answer = answer
-            return await self._settle(answer)
+            if self._answer is None:
+                assert self.task_id is not None  # only an answer comes without
+                self._answer = await self._engine.watched(self.task_id, self._poll)
+            return await self._settle(self._answer)
         except UCaptchaError as error:
             await self._end(error)
             raise
@@ -165,50 +166,50 @@ class Job(Generic[S]):
             self._clock.next_poll = max(self._clock.next_poll, engine.may_poll_at(self.task_id))
         return self._clock
 
-    async def _watched(self) -> Answer:
-        assert self.task_id is not None
-        return await self._engine.watched(self.task_id, self._poll)
-
     async def _poll(self) -> Answer:
-        assert self.task_id is not None
-        clock = self._schedule()
-        try:
-            return await self._polled(clock, self.task_id)
-        finally:
-            self._engine.leave(self.task_id, clock.next_poll)
-
-    async def _polled(self, clock: PollClock, task_id: str) -> Answer:
-        engine = self._engine
+        engine, clock, task_id = self._engine, self._schedule(), self.task_id
+        assert task_id is not None
         left_at: float | None = None
 
         def departing() -> None:
             nonlocal left_at
             left_at = anyio.current_time()
 
-        while True:
-            await self._until(clock)
-            engine.tally.polls += 1
-            left_at = None
-            try:
-                answer = await engine.api.get_task_result(task_id, departing)
-            except UCaptchaError as error:
-                if not is_fault(error):
-                    clock.polled(anyio.current_time())
+        try:
+            while True:
+                if clock.net:
+                    await self._until_called(clock)
+                await anyio.sleep_until(clock.next_poll)
+                engine.tally.polls += 1
+                left_at = None
+                try:
+                    answer = await engine.api.get_task_result(task_id, departing)
+                except UCaptchaError as error:
+                    if not is_fault(error):
+                        clock.polled(anyio.current_time())
+                        raise
+                    self._late(clock, error)
+                except BaseException:
+                    if left_at is not None:
+                        self._interrupted(clock, left_at)
                     raise
-                self._late(clock, error)
-                continue
-            except BaseException:
-                if left_at is not None:
-                    self._interrupted(clock, left_at)
-                raise
-            self._walk.trouble = None
-            clock.polled(answer.sent_at)
-            if answer.status in (Status.READY, Status.FAILED):
-                return answer
-            if answer.status not in (Status.IDLE, Status.PROCESSING):
-                engine.report_unknown(answer.status)
-            clock.pending(answer.received_at)
-            engine.emit(Polled, self._walk, status=answer.status, polls=clock.polls)
+                else:
+                    if self._heard(clock, answer):
+                        return answer
+        finally:
+            engine.leave(task_id, clock.next_poll)
+
+    def _heard(self, clock: PollClock, answer: Answer) -> bool:
+        """Take a poll's answer in. `True` if it is the last one."""
+        self._walk.trouble = None
+        clock.polled(answer.sent_at)
+        if answer.status in (Status.READY, Status.FAILED):
+            return True
+        if answer.status not in (Status.IDLE, Status.PROCESSING):
+            self._engine.report_unknown(answer.status)
+        clock.pending(answer.received_at)
+        self._engine.emit(Polled, self._walk, status=answer.status, polls=clock.polls)
+        return False
 
     def _interrupted(self, clock: PollClock, left_at: float) -> None:
         """The wait was given up during a poll. The next one keeps the distance, by a little more each time, or short
@@ -217,15 +218,11 @@ class Job(Generic[S]):
         clock.polled(left_at)
         clock.next_poll += self._engine.rng.random() * self._engine.polling.interval / 5
 
-    async def _until(self, clock: PollClock) -> None:
-        callbacks = self._engine.callbacks
-        if callbacks is None or not clock.net:
-            await anyio.sleep_until(clock.next_poll)
-            return
-        assert self.task_id is not None
-        if await callbacks.wait_until(self.task_id, clock.next_poll):
+    async def _until_called(self, clock: PollClock) -> None:
+        """Wait for the next poll, or for a callback that brings it forward."""
+        callbacks, task_id = self._engine.callbacks, self.task_id
+        if callbacks is not None and task_id is not None and await callbacks.wait_until(task_id, clock.next_poll):
             clock.hinted(anyio.current_time())
-            await anyio.sleep_until(clock.next_poll)
 
     def _late(self, clock: PollClock, error: UCaptchaError) -> None:
         """A failed poll is a late poll."""
@@ -301,7 +298,7 @@ def failed(answer: Answer, task_id: str | None) -> UnsolvableError:
     told = f": {answer.error_description}" if answer.error_description else ""
     code = answer.error_code or "ERROR_CAPTCHA_UNSOLVABLE"
     return UnsolvableError(
-        f"the task could not be solved and is refunded{told}", task_id=answer.task_id or task_id, error_code=code
+        f"the task could not be solved and is refunded{told}", task_id=task_id or answer.task_id, error_code=code
     )
 
 
@@ -351,15 +348,21 @@ def _out_of_time(walk: Walk, timeout: float) -> SolveTimeoutError:
 
 async def solve(engine: Engine, task: Task[S], options: Options, walk: Walk) -> S:
     """Submit and wait, with as many attempts as allowed. Without a deadline of its own: see `within`."""
+    if walk.key is None:
+        return await _attempts(engine, task, options, walk)
     async with engine.alone_with(walk.key):
-        for attempt in range(1, options.attempts + 1):
-            try:
-                job = await submit(engine, task, options, walk, attempt)
-                return await job.finish()
-            except UnsolvableError:
-                if attempt == options.attempts:
-                    raise
-        raise AssertionError("unreachable: attempts is at least 1")
+        return await _attempts(engine, task, options, walk)
+
+
+async def _attempts(engine: Engine, task: Task[S], options: Options, walk: Walk) -> S:
+    for attempt in range(1, options.attempts + 1):
+        try:
+            job = await submit(engine, task, options, walk, attempt)
+            return await job.finish()
+        except UnsolvableError:
+            if attempt == options.attempts:
+                raise
+    raise AssertionError("unreachable: attempts is at least 1")
 
 
 async def submit(engine: Engine, task: Task[S], options: Options, walk: Walk, attempt: int = 1) -> Job[S]:

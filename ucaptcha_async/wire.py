@@ -87,6 +87,7 @@ def checked(cls: type[T]) -> type[T]:
     return cls
 
 
+@functools.cache
 def camel(name: str) -> str:
     """The service's spelling of a field's name: `min_score` becomes `minScore`."""
     head, *rest = name.split("_")

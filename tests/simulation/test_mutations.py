@@ -264,10 +264,10 @@ def wakes_nobody(patch: Patch) -> None:
 def leaves_connections_open(patch: Patch) -> None:
     """A lane that failed is forgotten and not closed."""
 
-    async def close(lane: Any) -> None:
+    async def close(self: Any, lane: Any) -> None:
         await anyio.lowlevel.checkpoint()
 
-    patch.setattr(lanes, "_close", close)
+    patch.setattr(lanes.LaneTransport, "_close", close)
 
 
 @caught_by("what_was_left_is_taken_up")

@@ -290,7 +290,8 @@ class Summary:
             note(f"  {number:,} x {cause}")
         if counts.rejected:
             where = "" if self.files.rejects.path is None else f": {self.files.rejects.path}"
-            note(f"{counts.rejected:,} bad lines{where}")
+            lines = "line" if counts.rejected == 1 else "lines"
+            note(f"{counts.rejected:,} bad {lines}{where}")
         if self.run.reason is not None:
             note(f"stopped: {self.run.reason}")
         if self.paid_open:
