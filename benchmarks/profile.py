@@ -5,6 +5,7 @@
     python -m benchmarks.profile job --count 2000         # whole solves: submits, waits, polls
     python -m benchmarks.profile layers                   # the same poll at each layer, from a bare socket upwards
     python -m benchmarks.profile connections              # what `max_connections` does at the documented pace
+    python -m benchmarks.profile journal                  # what a journal adds to solves that are solved at once
     python -m benchmarks.profile requests --calls 40      # cProfile's list as well (it distorts: many small calls)
 
 Samples the running function every few milliseconds of CPU time (`SIGPROF`), so that little is distorted. "Self" is by
@@ -21,8 +22,10 @@ import functools
 import os
 import pstats
 import signal
+import statistics
 import sys
 import sysconfig
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -347,13 +350,59 @@ def compare_connections(bench: Bench, seconds: float) -> str:
     return table(["max_connections", "latency, ms", "requests a second", "µs of CPU each", "longest stall, ms"], rows)
 
 
+# --- journal ----------------------------------------------------------------------------------------------------------
+
+
+async def journal(url: str, file: str, count: int, rounds: int = 7) -> dict[str, list[float]]:
+    """CPU microseconds of a solve without and with a journal, in turns, and solves per second."""
+    from ucaptcha_async import AsyncClient, ImageToText, RateLimiter, SQLiteJournal
+
+    task = ImageToText(image=b"\x89PNG\r\n\x1a\n" + bytes(200))
+    found: dict[str, list[float]] = {"without": [], "with": [], "solves a second, with": []}
+
+    async def run(client: AsyncClient, name: str) -> None:
+        cpu, began = time.process_time(), time.monotonic()
+        outcomes = await client.gather([task] * count, max_pending=200)
+        taken = time.monotonic() - began
+        found[name].append(1e6 * (time.process_time() - cpu) / count)
+        if name == "with":
+            found["solves a second, with"].append(count / taken)
+        assert all(outcome.ok for outcome in outcomes)
+
+    limiter = RateLimiter(request_cost.UNLIMITED)
+    async with (
+        AsyncClient(KEY, base_url=url, rate_limit=limiter) as plain,
+        AsyncClient(KEY, base_url=url, rate_limit=limiter, journal=SQLiteJournal(file)) as kept,
+    ):
+        for _ in range(rounds):
+            await run(plain, "without")
+            await run(kept, "with")
+    return {name: numbers[1:] for name, numbers in found.items()}  # the first round warms up
+
+
+def compare_journal(bench: Bench, count: int) -> str:
+    """The medians, and how much the journal adds in each pair of rounds."""
+    with (
+        bench.service(lightning={KEY: 1_000_000}, rate_limit=request_cost.UNLIMITED) as service,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        where_to = str(Path(folder) / "paid.sqlite")
+        found = bench.measure("profile:journal", within=300, url=service.url, file=where_to, count=count) or {}
+    pairs = zip(found["without"], found["with"], strict=True)
+    found["added, %"] = [100 * (kept / plain - 1) for plain, kept in pairs]
+    rows = ([n, f"{statistics.median(v):.1f}", f"{min(v):.1f}", f"{max(v):.1f}"] for n, v in found.items())
+    return table(["µs of CPU a solve", "median", "least", "greatest"], rows)
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Profile what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description="Where the CPU goes.")
-    parser.add_argument("what", nargs="?", choices=("requests", "job", "layers", "connections"), default="requests")
+    parser.add_argument(
+        "what", nargs="?", choices=("requests", "job", "layers", "connections", "journal"), default="requests"
+    )
     parser.add_argument("--transport", choices=("httpx", "httpx2", "fast"), default="httpx")
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--latency", type=float, default=0.0, help="of the service, in seconds")
@@ -365,6 +414,9 @@ def main() -> None:
     bench = make_bench(quick=True, runs=1, peers={})
     if options.what == "connections":
         print(compare_connections(bench, options.seconds))
+        return
+    if options.what == "journal":
+        print(compare_journal(bench, options.count))
         return
     solve_time, limit = ("8", 10_000) if options.what == "job" else ("36000", request_cost.UNLIMITED)
     with bench.service(latency=options.latency, solve_time=solve_time, rate_limit=limit) as service:

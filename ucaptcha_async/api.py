@@ -154,6 +154,7 @@ class Api:
             if departure.given:
                 self.requests += 1
                 self._tell_limiter(reply)
+        assert reply is not None
         try:
             return self._understand(reply, path, task_id), reply
         except UCaptchaError as error:

@@ -97,8 +97,8 @@ class RateLimiter:
     Source: docs/api/overview.
     """
 
-    _limit: int = attrs.field(default=10_000, converter=_limit)
-    _window: float = attrs.field(default=10.0, converter=_window)
+    _limit: int = attrs.field(default=10_000, converter=_limit, alias="limit")
+    _window: float = attrs.field(default=10.0, converter=_window, alias="window")
     _pace: Pace = attrs.field(init=False, repr=False)
     _quota: Quota = attrs.field(init=False, repr=False)
     _line: OrderedDict[_Waiter, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
@@ -265,7 +265,7 @@ class InFlight:
         ConfigurationError: `limit` is neither `None` nor a positive whole number.
     """
 
-    _limit: int | None = attrs.field(default=None, converter=_limit_or_none)
+    _limit: int | None = attrs.field(default=None, converter=_limit_or_none, alias="limit")
     _in_flight: int = attrs.field(default=0, init=False, repr=False)
     _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
