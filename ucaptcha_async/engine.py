@@ -40,7 +40,11 @@ LAST_WRITE = 10.0
 
 @attrs.define(eq=False)
 class Walk:
-    """Where one solve stands: what its errors and events tell of it."""
+    """Where one solve stands: what its errors and events tell of it.
+
+    Attributes:
+        waits: Whether the caller goes on to wait, so that an immediate answer is settled at once.
+    """
 
     task_type: str
     key: str | None = None
@@ -48,6 +52,7 @@ class Walk:
     task_id: str | None = None
     sent: bool = False
     from_journal: bool = False
+    waits: bool = False
     trouble: UCaptchaError | None = None
     attempts: list[Attempt] = attrs.field(factory=list)
 

@@ -355,6 +355,7 @@ async def solve(engine: Engine, task: Task[S], options: Options, walk: Walk) -> 
 
 
 async def _attempts(engine: Engine, task: Task[S], options: Options, walk: Walk) -> S:
+    walk.waits = True
     for attempt in range(1, options.attempts + 1):
         try:
             job = await submit(engine, task, options, walk, attempt)
@@ -424,11 +425,12 @@ def _order(engine: Engine, task: Task[Any], options: Options, walk: Walk, mode: 
 async def _accepted(engine: Engine, job: Job[Any], answer: Answer, attempt: int) -> None:
     job._accepted_at = answer.received_at
     engine.tally.submitted += 1
-    if answer.task_id is not None:
-        await job._ticket.accepted(answer.task_id)
-    engine.emit(Submitted, job._walk, attempt=attempt)
     if answer.status in (Status.READY, Status.FAILED):
         job._answer = answer
+    # An end that is written at once says the same, in one line of the journal instead of two.
+    if answer.task_id is not None and not (job._answer and job._walk.waits):
+        await job._ticket.accepted(answer.task_id)
+    engine.emit(Submitted, job._walk, attempt=attempt)
 
 
 async def _claimed(engine: Engine, job: Job[Any], ticket: Ticket) -> bool:

@@ -158,7 +158,9 @@ class Desk:
         size = self._options.lightning.get(key, 0)
         if not size or not kind.pooled:
             return False
-        stock = self._stock.setdefault(key, deque([now] * size))
+        stock = self._stock.get(key)
+        if stock is None:
+            stock = self._stock[key] = deque([now] * size)
         if stock[0] > now:
             return False
         stock.popleft()
