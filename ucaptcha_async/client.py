@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import ssl
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
@@ -360,8 +360,13 @@ class AsyncClient:
         options = self._with(timeout, selection_mode, provider, attempts)
         engine = self._ready()
 
-        async def one(task: Task[S], walk: Walk) -> S:
-            return await _through_budget(engine, task, options, walk)
+        def one(task: Task[S], walk: Walk) -> Awaitable[S]:
+            call: Callable[[], Awaitable[S]]
+            if engine.budget is None:
+                call = functools.partial(solve, engine, task, options, walk)
+            else:
+                call = functools.partial(_through_budget, engine, engine.budget, task, options, walk)
+            return within(engine, walk, options.timeout, call)
 
         def walk(task: Task[S]) -> Walk:
             return _walk(task, None if key is None else key(task))
@@ -513,19 +518,15 @@ class _State:
             raise ClientStateError(f"the client is {self.word}: {advice}")
 
 
-async def _through_budget(engine: Engine, task: Task[S], options: Options, walk: Walk) -> S:
+async def _through_budget(engine: Engine, budget: Budget, task: Task[S], options: Options, walk: Walk) -> S:
     """Solve; wait for room in the budget while running solves may still give some back."""
-
-    async def call() -> S:
-        while True:
-            try:
-                return await solve(engine, task, options, walk)
-            except BudgetExceededError:
-                if engine.budget is None or not await engine.budget.room():
-                    raise
-                walk.attempts.pop()  # that one was never made
-
-    return await within(engine, walk, options.timeout, call)
+    while True:
+        try:
+            return await solve(engine, task, options, walk)
+        except BudgetExceededError:
+            if not await budget.room():
+                raise
+            walk.attempts.pop()  # that one was never made
 
 
 def _walk(task: object, key: str | None) -> Walk:

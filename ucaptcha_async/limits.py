@@ -15,6 +15,9 @@ from .checks import Seconds, seconds, suggests, whole
 from .clock import HAIR, Pace
 from .quota import Quota, Reading
 
+BATCH = 16
+"""The most requests that are let go in one turn of the event loop: many at once would stall it."""
+
 
 @attrs.frozen(kw_only=True)
 class RateLimiterStatistics:
@@ -235,7 +238,7 @@ class RateLimiter:
         following = next(itertools.islice(self._line, 1, 2), None)
         if following is None or following.called.is_set():
             return
-        for waiter in itertools.islice(self._line, 1, 1 + self._free(now)):
+        for waiter in itertools.islice(self._line, 1, 1 + min(self._free(now), BATCH)):
             waiter.called.set()
 
 

@@ -119,45 +119,44 @@ class Outcomes(Generic[I, S]):
         return sorted(done, key=lambda outcome: outcome.index)
 
     async def _feed(self, send: MemoryObjectSendStream[Outcome[S]]) -> None:
-        assert self._group is not None
         source = _Source(self._inputs)
-        try:
-            async with send:
+        # The stream ends with the last of the tasks.
+        async with send, anyio.create_task_group() as tasks:
+            try:
                 for index in itertools.count():
                     await self._room.acquire()
                     if self._stopped is not None:
                         break
                     item = await source.next()
-                    self._group.start_soon(self._one, item, index, self._walk(item), send.clone())
-        except StopAsyncIteration:
-            pass
-        except Exception as error:
-            # The caller's own iterable or key function failed: what is running still ends well.
-            self._stopped = error
-        finally:
-            await source.aclose()
+                    tasks.start_soon(self._one, item, index, self._walk(item), send)
+            except StopAsyncIteration:
+                pass
+            except Exception as error:
+                # The caller's own iterable or key function failed: what is running still ends well.
+                self._stopped = error
+            finally:
+                await source.aclose()
 
     async def _one(self, item: I, index: int, walk: Walk, send: MemoryObjectSendStream[Outcome[S]]) -> None:
         result: S | UCaptchaError
-        async with send:
-            try:
-                result = await self._solve(item, walk)
-            except UCaptchaError as error:
-                result = error
-            if isinstance(result, self._stops):
-                self._stopped = self._stopped or result
-            self._accepted += any(attempt.task_id or attempt.uncertain for attempt in walk.attempts)
-            # Without a checkpoint: what was paid for must not be lost to a cancellation here.
-            send.send_nowait(
-                Outcome(
-                    index=index,
-                    task=self._task_of(item),
-                    key=walk.key,
-                    result=result,
-                    attempts=tuple(walk.attempts),
-                    from_journal=walk.from_journal,
-                )
+        try:
+            result = await self._solve(item, walk)
+        except UCaptchaError as error:
+            result = error
+        if isinstance(result, self._stops):
+            self._stopped = self._stopped or result
+        self._accepted += any(attempt.task_id or attempt.uncertain for attempt in walk.attempts)
+        # Without a checkpoint: what was paid for must not be lost to a cancellation here.
+        send.send_nowait(
+            Outcome(
+                index=index,
+                task=self._task_of(item),
+                key=walk.key,
+                result=result,
+                attempts=tuple(walk.attempts),
+                from_journal=walk.from_journal,
             )
+        )
 
 
 class _Source(Generic[I]):

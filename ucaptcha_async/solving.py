@@ -84,6 +84,7 @@ class Job(Generic[S]):
         self._waiting = False
         self._mode: str | None = None
         self._accepted_at: float | None = None
+        self._left_at: float | None = None
 
     @property
     def task_id(self) -> str | None:
@@ -169,35 +170,31 @@ class Job(Generic[S]):
     async def _poll(self) -> Answer:
         engine, clock, task_id = self._engine, self._schedule(), self.task_id
         assert task_id is not None
-        left_at: float | None = None
-
-        def departing() -> None:
-            nonlocal left_at
-            left_at = anyio.current_time()
-
         try:
             while True:
                 if clock.net:
                     await self._until_called(clock)
-                await anyio.sleep_until(clock.next_poll)
+                await anyio.sleep(max(0.0, clock.next_poll - anyio.current_time()))
                 engine.tally.polls += 1
-                left_at = None
+                self._left_at = None
                 try:
-                    answer = await engine.api.get_task_result(task_id, departing)
+                    answer = await engine.api.get_task_result(task_id, self._departing)
                 except UCaptchaError as error:
                     if not is_fault(error):
                         clock.polled(anyio.current_time())
                         raise
                     self._late(clock, error)
                 except BaseException:
-                    if left_at is not None:
-                        self._interrupted(clock, left_at)
+                    self._interrupted(clock)
                     raise
                 else:
                     if self._heard(clock, answer):
                         return answer
         finally:
             engine.leave(task_id, clock.next_poll)
+
+    def _departing(self) -> None:
+        self._left_at = anyio.current_time()
 
     def _heard(self, clock: PollClock, answer: Answer) -> bool:
         """Take a poll's answer in. `True` if it is the last one."""
@@ -211,11 +208,13 @@ class Job(Generic[S]):
         self._engine.emit(Polled, self._walk, status=answer.status, polls=clock.polls)
         return False
 
-    def _interrupted(self, clock: PollClock, left_at: float) -> None:
+    def _interrupted(self, clock: PollClock) -> None:
         """The wait was given up during a poll. The next one keeps the distance, by a little more each time, or short
         waits in a row might all end just before the answer.
         """
-        clock.polled(left_at)
+        if self._left_at is None:
+            return
+        clock.polled(self._left_at)
         clock.next_poll += self._engine.rng.random() * self._engine.polling.interval / 5
 
     async def _until_called(self, clock: PollClock) -> None:
@@ -346,11 +345,15 @@ def _out_of_time(walk: Walk, timeout: float) -> SolveTimeoutError:
     return error
 
 
-async def solve(engine: Engine, task: Task[S], options: Options, walk: Walk) -> S:
+def solve(engine: Engine, task: Task[S], options: Options, walk: Walk) -> Awaitable[S]:
     """Submit and wait, with as many attempts as allowed. Without a deadline of its own: see `within`."""
     if walk.key is None:
-        return await _attempts(engine, task, options, walk)
-    async with engine.alone_with(walk.key):
+        return _attempts(engine, task, options, walk)
+    return _alone(engine, task, options, walk, walk.key)
+
+
+async def _alone(engine: Engine, task: Task[S], options: Options, walk: Walk, key: str) -> S:
+    async with engine.alone_with(key):
         return await _attempts(engine, task, options, walk)
 
 
