@@ -53,7 +53,7 @@ async def measure(
         count: How many tasks.
         cap: Seconds after which it is stopped.
         rate: Requests per second that ours and the loops by hand may send.
-        every: For ours: a fixed interval of polls in place of the learned one.
+        every: For ours: a fixed interval of polls, without jitter, in place of the learned one.
     """
     meter, ledger = Meter(int(url.rpartition(":")[2])), Ledger()
     site_keys = [f"site-key-{number}" for number in range(count)]
@@ -92,7 +92,7 @@ async def _ours(
 ) -> None:
     from ucaptcha_async import AsyncClient, Polling, RateLimiter, RecaptchaV2
 
-    polling = None if every is None else Polling(interval=every, first=every)
+    polling = None if every is None else Polling(interval=every, first=every, jitter=0.0)
     tasks = (RecaptchaV2(website_url=hand.PAGE, website_key=site_key) for site_key in site_keys)
     async with AsyncClient(key, rate_limit=RateLimiter(10 * rate), polling=polling, **options) as client:
         await _keep(client, tasks, ledger)

@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import cProfile
 import functools
+import gc
 import os
 import pstats
 import signal
@@ -416,6 +417,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--count", type=int, default=1000, help="solves, for `job`")
     parser.add_argument("--functions", type=int, default=30, help="how many functions to list")
+    parser.add_argument("--no-gc", action="store_true", help="without Python's garbage collector, to see its share")
     parser.add_argument("--calls", type=int, default=0, help="list so many functions as cProfile sees them")
     options = parser.parse_args()
     bench = make_bench(quick=True, runs=1, peers={})
@@ -428,6 +430,8 @@ def main() -> None:
     solve_time, limit = ("8", 10_000) if options.what == "job" else ("36000", request_cost.UNLIMITED)
     with bench.service(latency=options.latency, solve_time=solve_time, rate_limit=limit) as service:
         _move(bench)
+        if options.no_gc:
+            gc.disable()
         profiler = cProfile.Profile() if options.calls else None
         if profiler is not None:
             profiler.enable()
