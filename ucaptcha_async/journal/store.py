@@ -1,8 +1,8 @@
 """The journal's file. Synchronous: runs in a worker thread, one call at a time.
 
-A batch costs a fixed number of SQLite steps, whatever its size, by passing rows as one JSON text. Each step lets go of
-the interpreter's lock and must win it back from a busy event loop, which can take milliseconds; a step per row would
-let a loaded client outrun its journal.
+A batch costs a fixed number of SQLite steps, whatever its size: rows go in as one list of values and come out as one
+JSON text. Each step lets go of the interpreter's lock and must win it back from a busy event loop, which can take
+milliseconds; a step per row would let a loaded client outrun its journal.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,17 +82,8 @@ SELECT json_group_array({_ROW}) FROM (
     WHERE submits.key IS NOT NULL AND state IN ({_words(HOLDS_KEY)})
 )
 """  # noqa: S608
-# Apart, because half of what a commit costs is the reading of values out of JSON.
 _INSERTED = ("submit_id", "account", "host", "key", "type", "state", "owner", "created_at", "updated_at")
 _UPDATED = ("submit_id", "state", "owner", "task_id", "cost", "error_code", "solve_time", "updated_at", "solution")
-_INSERT = f"""
-INSERT INTO submits ({", ".join(_INSERTED)})
-SELECT {", ".join(f"json_extract(value, '$[{i}]')" for i in range(len(_INSERTED)))} FROM json_each(?)
-"""  # noqa: S608
-_UPDATE = f"""
-UPDATE submits SET {", ".join(f"{c} = json_extract(value, '$[{i}]')" for i, c in enumerate(_UPDATED) if i)}
-FROM json_each(?) WHERE submit_id = json_extract(value, '$[0]')
-"""  # noqa: S608
 _DROP = "DELETE FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"
 _OPEN = f"""
 SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
@@ -101,13 +94,13 @@ SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
 _LIST = f"""
 SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
     SELECT *, rowid AS position FROM submits
-    WHERE rowid > ?1 AND (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3)))
+    WHERE rowid > ? AND account IS ifnull(?, account) AND (? OR state IN (SELECT value FROM json_each(?)))
     ORDER BY rowid LIMIT {_PAGE}
 )
 """  # noqa: S608
 _TOTALS = """
 SELECT CAST(type AS TEXT), CAST(state AS TEXT), CAST(cost AS TEXT), count(*) FROM submits
-WHERE ?1 IS NULL OR account = ?1 GROUP BY 1, 2, 3
+WHERE account IS ifnull(?, account) GROUP BY 1, 2, 3
 """
 _PRUNE_SOME = f"""
 DELETE FROM submits WHERE rowid IN (
@@ -193,9 +186,9 @@ class Store:
         old = [row for row in page.changed.values() if row.submit_id in page.loaded]
         new = [row for row in page.changed.values() if row.submit_id not in page.loaded]
         # Old rows first: they may give up the keys that new ones take.
-        _write(db, _UPDATE, map(_updated, old))
-        _write(db, _INSERT, map(_inserted, new))
-        _write(db, _UPDATE, (_updated(row) for row in new if row.state is not State.INTENT))
+        _write(db, _update, map(_updated, old))
+        _write(db, _insert, map(_inserted, new))
+        _write(db, _update, (_updated(row) for row in new if row.state is not State.INTENT))
 
     def _load(self, db: sqlite3.Connection, changes: Sequence[Change]) -> _Page:
         page = _Page(self.owner, self.path)
@@ -220,8 +213,8 @@ class Store:
 
     def page(self, after: int, account: str | None, states: Iterable[State] | None) -> tuple[int | None, list[Entry]]:
         """Some rows after a position, and the position to go on from."""
-        wanted = None if states is None else json.dumps(sorted(states))
-        return self._guarded(lambda db: self._entries(_rows(db, _LIST, after, account, wanted)))
+        every, wanted = states is None, json.dumps(sorted(states or ()))
+        return self._guarded(lambda db: self._entries(_rows(db, _LIST, after, account, every, wanted)))
 
     def _entries(self, found: Sequence[Sequence[Any]]) -> tuple[int | None, list[Entry]]:
         rows = [_row(values) for _, values in found]
@@ -287,7 +280,7 @@ class Store:
         if self._db is None:
             self._create()
             db = sqlite3.connect(
-                self.path, timeout=BUSY_SLICE, isolation_level=None, check_same_thread=False, cached_statements=32
+                self.path, timeout=BUSY_SLICE, isolation_level=None, check_same_thread=False, cached_statements=64
             )
             try:
                 self._prepare(db)
@@ -410,9 +403,30 @@ def _end(found: Sequence[Sequence[Any]]) -> int | None:
     return found[-1][0] if found else None
 
 
-def _write(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+@cache
+def _insert(size: int) -> str:
+    """Insert that many rows, but for those without an id."""
+    return f"INSERT INTO submits ({', '.join(_INSERTED)}) {_values(size, len(_INSERTED))} WHERE column1 IS NOT NULL"
+
+
+@cache
+def _update(size: int) -> str:
+    """Update that many rows, but for those without an id."""
+    changes = ", ".join(f"{name} = column{i}" for i, name in enumerate(_UPDATED[1:], 2))
+    return f"UPDATE submits SET {changes} FROM ({_values(size, len(_UPDATED))}) WHERE submit_id = column1"  # noqa: S608
+
+
+def _values(rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"SELECT * FROM (VALUES {', '.join([row] * rows)})"  # noqa: S608
+
+
+def _write(db: sqlite3.Connection, statement: Callable[[int], str], rows: Iterable[tuple[object, ...]]) -> None:
+    """Write rows in one step, filled up with empty ones to a number for which the statement is at hand."""
     if values := list(rows):
-        db.execute(statement, (json.dumps(values),))
+        size = 1 << (len(values) - 1).bit_length()
+        values += [(None,) * len(values[0])] * (size - len(values))
+        db.execute(statement(size), list(chain.from_iterable(values)))
 
 
 _inserted = attrgetter(*_INSERTED)
