@@ -236,7 +236,9 @@ async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable
             return http.polls.build(place, body, {})
 
         calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "one connection (the transport alone)": lambda: http.lanes.handle_async_request(request()),
+            "one connection (the transport alone)": lambda: http.polls.client._transport.handle_async_request(
+                request()
+            ),
             "httpx client.send over it": lambda: http.polls.client.send(request()),
             "Http.post (deadline, reply)": lambda: http.post("/getTaskResult", body, Departure(api.limiter)),
             "Api (limiter, JSON, errors)": lambda: api.get_task_result(task_id),

@@ -52,7 +52,7 @@ from ucaptcha_async import (
 )
 from ucaptcha_async.checks import seconds
 from ucaptcha_async.connections import direct
-from ucaptcha_async.lanes import LaneTransport
+from ucaptcha_async.lanes import Lanes, LaneTransport, core_module
 
 T = TypeVar("T")
 E = TypeVar("E", bound=UCaptchaError)
@@ -404,8 +404,9 @@ async def test_bytes_on_the_wire(said: bytes, closes: bool, library: Any) -> Non
     called "not charged".
     """
     wire = Wire(said, closes=closes)
-    lanes = LaneTransport(library, 8, direct(library, CONTEXT, wire))
-    http = {"httpx": httpx, "httpx2": httpx2}[library].AsyncClient(transport=lanes)
+    module = {"httpx": httpx, "httpx2": httpx2}[library]
+    lanes = Lanes(core_module(library), 8, direct(library, CONTEXT, wire))
+    http = module.AsyncClient(transport=LaneTransport(module, lanes))
     began = anyio.current_time()
     async with http, AsyncClient(KEY, base_url="http://127.0.0.1", http_client=http, timeout=TIMEOUT) as client:
         with ours_alone() as caught:

@@ -15,10 +15,18 @@ from anyio.abc import SocketStream
 
 from tests.helpers import KEY, V2, at_rest
 from ucaptcha_async import APIConnectionError, AsyncClient, Polling, ProtocolError, RateLimiter, SubmitUncertainError
-from ucaptcha_async.http import TransportName
+from ucaptcha_async.channels import TransportName
 from ucaptcha_async.testing import running_service
 
 FREE = RateLimiter(10**6)
+
+transports = pytest.mark.parametrize("transport", ["httpx", "httpx2", "fast"])
+
+
+@pytest.fixture(autouse=True)
+def _asyncio_only(request: pytest.FixtureRequest, anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio" and "fast" in request.node.callspec.params.values():
+        pytest.skip("aiohttp does not run on trio")
 
 
 @pytest.mark.parametrize("transport", ["httpx", "httpx2"])
@@ -146,28 +154,36 @@ async def test_an_endless_answer_is_cut_off() -> None:
         at_rest(client)
 
 
-async def test_compressed_answers_are_read() -> None:
+@transports
+async def test_compressed_answers_are_read(transport: TransportName) -> None:
     """Nobody asked for it, but a gateway may compress."""
     import gzip
 
+    answers = {
+        b"/getBalance": b'{"errorId":0,"balance":1.5}',
+        b"/createTask": b'{"errorId":0,"taskId":"7","status":"ready","solution":{"token":"a token"}}',
+    }
+
     async def answer(stream: SocketStream) -> None:
-        await request(stream)
-        body = gzip.compress(b'{"errorId":0,"balance":1.5}')
+        path = (await request(stream)).split(b" ")[1]
+        body = gzip.compress(answers[path])
         await stream.send(response(body, b"content-encoding: gzip", b"content-length: %d" % len(body)))
 
-    async with server(answer) as url, AsyncClient(KEY, base_url=url) as client:
+    async with server(answer) as url, AsyncClient(KEY, base_url=url, transport=transport) as client:
         assert "1.5" == str(await client.get_balance())
+        assert "a token" == (await client.solve(V2)).token
 
 
+@transports
 @pytest.mark.parametrize("bytes_read", [0, 1])
-async def test_a_connection_that_closes_after_reading_is_uncertain(bytes_read: int) -> None:
+async def test_a_connection_that_closes_after_reading_is_uncertain(bytes_read: int, transport: TransportName) -> None:
     """The request may have arrived, so the fate of the submit is unknown, even if not a byte was read."""
 
     async def answer(stream: SocketStream) -> None:
         if bytes_read:
             await stream.receive(bytes_read)
 
-    async with server(answer) as url, AsyncClient(KEY, base_url=url) as client:
+    async with server(answer) as url, AsyncClient(KEY, base_url=url, transport=transport) as client:
         with pytest.raises(SubmitUncertainError) as caught:
             await client.solve(V2)
         at_rest(client)

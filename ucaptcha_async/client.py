@@ -15,11 +15,11 @@ import attrs
 from .api import Answer, Api, plain
 from .breaker import Breaker
 from .budget import Budget
+from .channels import HTTPClient, TransportName, injected, is_loopback, own
 from .checks import Seconds, near, seconds, split_url, whole, wrong
 from .engine import Engine, OnUncertain, Walk
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError
 from .events import Hook
-from .http import HTTPClient, TransportName, injected, is_loopback, own
 from .journal import Entry, Journal, fingerprint
 from .limits import InFlight, Limiter, RateLimiter
 from .many import Outcomes
@@ -72,7 +72,7 @@ class AsyncClient:
             about 5 min.
         http_client: An `httpx.AsyncClient` or `httpx2.AsyncClient` of your own, used as it is and not closed.
         transport: `"httpx"` (default) or `"httpx2"`: which of the twins carries the client's own connections. `"fast"`:
-            polls go through aiohttp, at less CPU each (asyncio only; extra `fast`).
+            polls go through aiohttp, submits past httpx's client, at less CPU each (asyncio only; extra `fast`).
         proxy: A proxy for the requests to the service itself (`http://` or `socks5://`). Default: as the environment
             says.
         ssl_context: For a certificate authority of your own. It must verify certificates.

@@ -12,11 +12,12 @@ from typing import Any
 import anyio
 import attrs
 
-from .errors import ConfigurationError, UCaptchaError
-from .http import Departure, Reply, UnansweredError, relevant
-from .lanes import MAX_ANSWER, AnswerTooLargeError, read_bounded
+from .errors import ConfigurationError
+from .http import Departure, Reply, relevant
+from .lanes import read_bounded
 from .limits import InFlight
-from .secrecy import SecretBytes, without_frames
+from .secrecy import SecretBytes
+from .shelter import under_trio
 
 
 def open_fast(max_connections: int, context: ssl.SSLContext, proxy: str | None) -> FastChannel:
@@ -25,7 +26,7 @@ def open_fast(max_connections: int, context: ssl.SSLContext, proxy: str | None) 
     Raises:
         ConfigurationError: Under trio, with a SOCKS proxy, or without aiohttp (extra `fast`).
     """
-    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
+    if under_trio():
         raise ConfigurationError(
             "transport='fast' is for asyncio only: aiohttp does not run on trio", field="transport"
         )
@@ -55,21 +56,12 @@ class FastChannel:
     proxy: str | None = attrs.field(repr=False)
 
     async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
-        """Send one request. The caller bounds its time."""
+        """Send one request; see `Http.post`."""
         await self.gate.acquire()
         try:
             await departure.leave()
             async with self.session.post(url, data=body, allow_redirects=False, proxy=self.proxy) as response:
                 content = await read_bounded(response.content.iter_any(), _closer(response))
-        except AnswerTooLargeError:
-            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes") from None
-        except UCaptchaError:
-            raise  # of the limiter, which was asked on the way
-        except Exception as error:
-            raise UnansweredError(f"{type(error).__name__}: {error}") from without_frames(error)
-        except BaseException as cancelled:
-            without_frames(cancelled)
-            raise
         finally:
             self.gate.release()
         now = anyio.current_time()

@@ -1,39 +1,21 @@
 """One JSON request in, one reply out; and, when there is none, whether the request was sent.
 
-With `lanes` the only module that knows httpx. Its names appear in no public signature but the injected `http_client`.
+Whatever way it goes: `channels` and `fast` have the ways.
 """
 
 from __future__ import annotations
 
-import importlib
-import ipaddress
 import math
-import ssl
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Protocol
 
 import anyio
 import attrs
 
-from .connections import direct, through_proxy
-from .errors import ConfigurationError, UCaptchaError
-from .lanes import (
-    FRESH,
-    LEAVE,
-    MAX_ANSWER,
-    WHOLE,
-    AnswerTooLargeError,
-    LaneStatistics,
-    LaneTransport,
-    Library,
-    read_bounded,
-)
+from .errors import UCaptchaError
+from .lanes import MAX_ANSWER, AnswerTooLargeError, Lanes, LaneStatistics
 from .limits import Limiter
-from .secrecy import SecretBytes, SecretStr, without_frames
-
-TransportName = Literal["httpx", "httpx2", "fast"]
+from .secrecy import SecretBytes, without_frames
 
 LATE = 0.002
 """Seconds after which leave to depart is stale: the limiter allows for a little more."""
@@ -45,18 +27,6 @@ _HEADERS = {
     b"x-ratelimit-remaining",
     b"x-ratelimit-reset",
 }
-
-
-class HTTPClient(Protocol):
-    """What is asked of an injected client: `httpx.AsyncClient` and `httpx2.AsyncClient` have it."""
-
-    def build_request(self, method: str, url: Any, *, content: Any, headers: Any, extensions: Any) -> Any:
-        """Build a request with the client's own headers and timeouts."""
-        ...
-
-    async def send(self, request: Any, *, stream: bool, follow_redirects: bool) -> Any:
-        """Send it."""
-        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -162,6 +132,22 @@ class Departure:
         if self.told is not None:
             self.told()
 
+    def handed_over(self, *, prompt: bool, proves_silence: bool) -> dict[str, Any]:
+        """A transport of httpcore takes the request over.
+
+        Args:
+            prompt: Whether it is written as soon as it has leave to depart.
+            proves_silence: Whether the transport is known to report, so that no report means that nothing was sent.
+
+        Returns:
+            The extensions of the request that this needs.
+        """
+        extensions: dict[str, Any] = {} if prompt else {"trace": self.trace}
+        if self.sending is not None:
+            self.sending.handed_over, self.sending.proves_silence = True, proves_silence
+            extensions.setdefault("trace", self.sending.trace)
+        return extensions
+
     async def trace(self, name: str, info: Mapping[str, Any]) -> None:
         """The `trace` extension of httpcore, for ways that are not prompt."""
         if _starts(name, info):
@@ -176,7 +162,7 @@ class Channel(Protocol):
     """A way for requests."""
 
     async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
-        """Send one request; see `Http.post`."""
+        """Send one request. Raises whatever breaks: see `Http.post`."""
         ...
 
     async def aclose(self) -> None:
@@ -195,7 +181,7 @@ class Http:
     request_timeout: float
     submits: Channel
     polls: Channel
-    lanes: LaneTransport | None
+    lanes: Lanes | None
 
     async def post(self, path: str, body: SecretBytes, departure: Departure) -> Reply:
         """Send one POST and read the answer whole.
@@ -210,8 +196,22 @@ class Http:
         """
         channel = self.polls if departure.sending is None else self.submits
         departure.timeout = self.request_timeout
-        with departure.scope:
-            return await channel.post(self.base_url + path, body, departure)
+        try:
+            with departure.scope:
+                return await channel.post(self.base_url + path, body, departure)
+        except AnswerTooLargeError:
+            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes") from None
+        except UCaptchaError:
+            raise  # of the limiter, which was asked on the way
+        except Exception as error:
+            # Whatever broke, broke after the request was built: what matters now is only whether it was sent.
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            if departure.sending is not None and _queued(error):
+                departure.sending.handed_over = False
+            raise UnansweredError(reason) from without_frames(error)
+        except BaseException as cancelled:
+            without_frames(cancelled)
+            raise
         raise UnansweredError(f"no answer within {self.request_timeout:g} s")
 
     def statistics(self) -> LaneStatistics | None:
@@ -224,68 +224,6 @@ class Http:
             await channel.aclose()
 
 
-@attrs.define(eq=False)
-class HttpxChannel:
-    """One httpx client and how to build a request for it.
-
-    Attributes:
-        client: The client.
-        build: Builds a request from a URL, a body and extensions.
-        ours: Whether it sends over our lanes, and is ours to close.
-        proves_silence: Whether the transport is known to report, so that no report means that nothing was sent.
-        prompt: Whether a request is written as soon as it has leave to depart.
-    """
-
-    client: Any
-    build: Callable[[str, SecretBytes, dict[str, Any]], Any]
-    ours: bool
-    proves_silence: bool = False
-    prompt: bool = False
-
-    async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
-        """Send one request; see `Http.post`."""
-        extensions: dict[str, Any] = {}
-        sending = departure.sending
-        if self.ours:
-            extensions[LEAVE] = departure.leave
-        else:
-            await departure.leave()
-        if not self.prompt:
-            extensions["trace"] = departure.trace
-        if sending is not None:
-            sending.handed_over, sending.proves_silence = True, self.proves_silence
-            extensions |= {"trace": extensions.get("trace", sending.trace), FRESH: True}
-        request = self.build(url, body, extensions)
-        try:
-            response = await self.client.send(request, stream=True, follow_redirects=False)
-            content = await _read(response)
-        except AnswerTooLargeError:
-            raise UnansweredError(f"an answer of more than {MAX_ANSWER} bytes") from None
-        except UCaptchaError:
-            raise  # of the limiter, which was asked on the way
-        except Exception as error:
-            # Whatever broke, broke after the request was built: what matters now is only whether it was sent.
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if sending is not None and _queued(error):
-                sending.handed_over = False
-            raise UnansweredError(reason) from without_frames(error)
-        except BaseException as cancelled:
-            without_frames(cancelled)
-            raise
-        return Reply(
-            status=response.status_code,
-            headers=relevant(response.headers.raw),
-            content=SecretBytes(content),
-            sent_at=departure.at,
-            received_at=anyio.current_time(),
-        )
-
-    async def aclose(self) -> None:
-        """Close the client if it is ours."""
-        if self.ours:
-            await self.client.aclose()
-
-
 def relevant(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Those headers that pacing needs, with names in lower case."""
     lower = ((name.lower(), value) for name, value in headers)
@@ -296,122 +234,3 @@ def _queued(error: BaseException) -> bool:
     """Whether the pool of an injected client gave up before it had a connection, as httpcore itself says."""
     cause = error.__cause__
     return type(cause).__name__ == "PoolTimeout" and type(cause).__module__.startswith("httpcore")
-
-
-async def _read(response: Any) -> bytes:
-    if WHOLE in response.extensions and "content-encoding" not in response.headers:
-        whole: bytes = response.extensions[WHOLE]
-        return whole
-    try:
-        return await read_bounded(response.aiter_bytes(), response.aclose)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await response.aclose()
-
-
-def injected(client: HTTPClient, base_url: str, request_timeout: float) -> Http:
-    """Send through the caller's own httpx or httpx2 client, as it is."""
-    headers = {"content-type": "application/json"}
-
-    def build(url: str, body: SecretBytes, extensions: dict[str, Any]) -> Any:
-        request = client.build_request("POST", url, content=body, headers=headers, extensions=None)
-        request.extensions.update(extensions)
-        return request
-
-    channel = HttpxChannel(client, build, ours=False)
-    return Http(base_url, request_timeout, channel, channel, None)
-
-
-def own(
-    base_url: str,
-    request_timeout: float,
-    *,
-    transport: TransportName,
-    max_connections: int,
-    ssl_context: ssl.SSLContext | None,
-    proxy: str | None,
-) -> Http:
-    """Send through lanes of our own and, with `transport="fast"`, the polls through aiohttp."""
-    library: Library = "httpx2" if transport == "httpx2" else "httpx"
-    context = ssl_context or _import(library, "httpx2").create_ssl_context()
-    proxy = proxy or _environment_proxy(base_url)
-    connect = through_proxy(library, context, proxy) if proxy else direct(library, context)
-    lanes = LaneTransport(library, max_connections, connect, request_timeout)
-    # Through a proxy, a lane connects after it has leave to depart.
-    submits = _channel(library, lanes, proves_silence=True, prompt=proxy is None)
-    polls: Channel = submits
-    if transport == "fast":
-        from .fast import open_fast
-
-        polls = open_fast(max_connections, context, proxy)
-    return Http(base_url, request_timeout, submits, polls, lanes)
-
-
-def _channel(library: Library, transport: Any, *, proves_silence: bool, prompt: bool) -> HttpxChannel:
-    module = importlib.import_module(library)
-    client = _without_cookies(module)(transport=transport, timeout=None, trust_env=False)
-    # Our own scope bounds the whole request, so that httpx need not time every read and write.
-    no_timeouts = module.Timeout(None).as_dict()
-    urls: dict[str, tuple[Any, list[tuple[bytes, bytes]]]] = {}
-
-    def build(url: str, body: SecretBytes, extensions: dict[str, Any]) -> Any:
-        if url not in urls:
-            parsed = module.URL(url)
-            urls[url] = (
-                parsed,
-                [
-                    (b"Host", parsed.netloc),
-                    (b"Content-Type", b"application/json"),
-                    (b"User-Agent", b"ucaptcha_async"),
-                ],
-            )
-        parsed, headers = urls[url]
-        return module.Request(
-            "POST",
-            parsed,
-            headers=[*headers, (b"Content-Length", b"%d" % len(body))],
-            stream=module.ByteStream(body),
-            extensions={"timeout": no_timeouts, **extensions},
-        )
-
-    return HttpxChannel(client, build, ours=True, proves_silence=proves_silence, prompt=prompt)
-
-
-def _without_cookies(module: Any) -> Any:
-    """An `AsyncClient` that ignores cookies: they mean nothing to this API, and looking for them is dear."""
-
-    class NoCookies(module.Cookies):  # type: ignore[misc]
-        def extract_cookies(self, response: Any) -> None:
-            pass
-
-    class CookielessClient(module.AsyncClient):  # type: ignore[misc]
-        cookies = NoCookies()
-
-    return CookielessClient
-
-
-def _import(name: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ConfigurationError(
-            f"{name} is not installed: pip install 'ucaptcha_async[{extra}]'", field="transport"
-        ) from None
-
-
-def _environment_proxy(base_url: str) -> str | None:
-    """The proxy that the environment names for the service, as httpx itself would find it."""
-    parts = urlsplit(base_url)
-    if is_loopback(parts.hostname or "") or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    proxies = urllib.request.getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    return None if found is None else SecretStr(found)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

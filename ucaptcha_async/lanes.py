@@ -36,7 +36,7 @@ MAX_ANSWER = 1024 * 1024
 """Bytes of the largest answer that is read. A solution takes kilobytes."""
 
 FRESH = "ucaptcha_fresh"
-"""The request extension that asks for a connection fit for a submit."""
+"""The request extension that says whether the connection must be fit for a submit."""
 
 LEAVE = "ucaptcha_leave"
 """The request extension that is awaited right before the request is written, maybe twice: it paces departures."""
@@ -89,17 +89,17 @@ class _Lane:
 
 
 @attrs.define(eq=False)
-class LaneTransport:
-    """An httpx transport for one origin. Reads each answer whole, so that a lane is free again when it returns.
+class Lanes:
+    """Connections to one origin. Each answer is read whole, so that its lane is free again when it is returned.
 
     Attributes:
-        library: Which of the two twins it serves: `"httpx"` or `"httpx2"`.
+        core: The package that speaks HTTP; see `core_module`.
         max_connections: The most connections at once.
         connect: Opens one connection to an origin; tests put a simulated network here.
         connect_timeout: Seconds that opening a connection may take.
     """
 
-    library: Library
+    core: Any
     max_connections: int
     connect: Connect
     connect_timeout: float = 30.0
@@ -108,14 +108,9 @@ class LaneTransport:
     _promised: int = attrs.field(init=False, default=0)
     _open: int = attrs.field(init=False, default=0)
     _opened: int = attrs.field(init=False, default=0)
-    _http: Any = attrs.field(init=False)
-    _core: Any = attrs.field(init=False)
-    _urls: dict[bytes, Any] = attrs.field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._gate = InFlight(self.max_connections)
-        self._http = importlib.import_module(self.library)
-        self._core = core_module(self.library)
 
     def statistics(self) -> LaneStatistics:
         """What the lanes do now."""
@@ -128,15 +123,22 @@ class LaneTransport:
             opened=self._opened,
         )
 
-    async def handle_async_request(self, request: Any) -> Any:
-        """Send one request over one lane (the transport interface of httpx)."""
+    async def send(self, request: Any, leave: Leave, *, fresh: bool) -> tuple[Any, bytes]:
+        """Send one request over one lane.
+
+        Args:
+            request: The request, as `core` has it.
+            leave: Awaited right before the request is written, maybe twice.
+            fresh: Whether the connection must be fit for a submit.
+
+        Returns:
+            The response, as `core` has it, and its body.
+        """
         await self._gate.acquire()
         try:
-            url = self._url(request.url)
-            max_idle = SUBMIT_IDLE if FRESH in request.extensions else POLL_IDLE
-            lane = await self._departing(url, max_idle, request.extensions.get(LEAVE, anyio.lowlevel.checkpoint))
+            lane = await self._departing(request.url, SUBMIT_IDLE if fresh else POLL_IDLE, leave)
             try:
-                answer = await lane.connection.handle_async_request(self._to_core(url, request))
+                answer = await lane.connection.handle_async_request(request)
                 content = await read_bounded(answer.stream, answer.stream.aclose)
                 await answer.stream.aclose()
             except BaseException:
@@ -145,27 +147,7 @@ class LaneTransport:
             await self._keep(lane)
         finally:
             self._gate.release()
-        return self._http.Response(
-            answer.status,
-            headers=[(name, value) for name, value in answer.headers if name.lower() in _HEADERS],
-            stream=self._http.ByteStream(content),
-            extensions={**answer.extensions, WHOLE: content},
-        )
-
-    def _url(self, url: Any) -> Any:
-        target = url.raw_path
-        if target not in self._urls:
-            self._urls[target] = self._core.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=target)
-        return self._urls[target]
-
-    def _to_core(self, url: Any, request: Any) -> Any:
-        return self._core.Request(
-            request.method.encode(),
-            url,
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
+        return answer, content
 
     async def _departing(self, url: Any, max_idle: float, leave: Leave) -> _Lane:
         """A lane to write to in the very moment in which the request has leave to depart.
@@ -214,7 +196,7 @@ class LaneTransport:
             if connection is None:
                 self._open -= 1
         if connection is None:
-            raise self._core.ConnectTimeout(f"no connection within {self.connect_timeout:g} s")
+            raise self.core.ConnectTimeout(f"no connection within {self.connect_timeout:g} s")
         return _Lane(connection, anyio.current_time())
 
     async def _keep(self, lane: _Lane) -> None:
@@ -237,6 +219,53 @@ class LaneTransport:
         """Close every kept connection."""
         while self._idle:
             await self._close(self._idle.pop())
+
+
+@attrs.define(eq=False)
+class LaneTransport:
+    """The lanes as a transport of httpx.
+
+    Attributes:
+        library: Which of the two twins it serves: `"httpx"` or `"httpx2"`.
+        lanes: The lanes.
+    """
+
+    library: Any
+    lanes: Lanes
+    _urls: dict[bytes, Any] = attrs.field(init=False, factory=dict)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send one request."""
+        extensions = request.extensions
+        leave: Leave = extensions.get(LEAVE, anyio.lowlevel.checkpoint)
+        answer, content = await self.lanes.send(self._to_core(request), leave, fresh=extensions.get(FRESH, False))
+        return self.library.Response(
+            answer.status,
+            headers=[(name, value) for name, value in answer.headers if name.lower() in _HEADERS],
+            stream=self.library.ByteStream(content),
+            extensions={**answer.extensions, WHOLE: content},
+        )
+
+    def _to_core(self, request: Any) -> Any:
+        return self.lanes.core.Request(
+            request.method.encode(),
+            self._url(request.url),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+
+    def _url(self, url: Any) -> Any:
+        target = url.raw_path
+        if target not in self._urls:
+            self._urls[target] = self.lanes.core.URL(
+                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=target
+            )
+        return self._urls[target]
+
+    async def aclose(self) -> None:
+        """Close the lanes."""
+        await self.lanes.aclose()
 
     async def __aenter__(self) -> LaneTransport:
         return self

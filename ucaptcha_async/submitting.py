@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any
 
@@ -22,6 +22,7 @@ from .errors import (
 )
 from .events import Retried, Throttled
 from .http import Sending
+from .shelter import sheltered
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 15.0
@@ -131,40 +132,3 @@ class Submit:
 def _uncertain(error: UCaptchaError) -> SubmitUncertainError:
     message = f"the task was sent and may have been accepted and charged; no readable answer came: {error.message}"
     return SubmitUncertainError(message, error_code=error.error_code, task_id=error.task_id)
-
-
-async def sheltered(call: Callable[[], Awaitable[object]], sending: Sending, grace: float) -> None:
-    """Await `call`; when cancelled after it was sent, still wait for its end, for `grace` seconds at the most.
-
-    A scope alone cannot do it: a shielded scope does not learn that it is being cancelled. So the call runs in a task
-    of its own under a shield, and the caller's task, unshielded, shortens the shield's deadline when it is cancelled.
-    """
-    shelter = anyio.CancelScope(shield=True)
-    done = anyio.Event()
-    failure: Exception | None = None
-
-    async def run() -> None:
-        nonlocal failure
-        try:
-            with shelter:
-                await call()
-        except Exception as error:
-            failure = error
-        done.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
-        try:
-            await done.wait()
-        except BaseException:
-            if sending.sent:
-                sending.withdrawn = True  # it may still wait in the pool of an injected client
-                shelter.deadline = anyio.current_time() + grace
-            else:
-                shelter.cancel()
-            raise
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            failure = None  # the frame must not keep its own exception alive

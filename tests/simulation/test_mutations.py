@@ -88,7 +88,7 @@ def asks_for_leave_too_early(patch: Patch) -> None:
         await leave()
         return await self._kept(max_idle) or await self._new(url)
 
-    patch.setattr(lanes.LaneTransport, "_departing", departing)
+    patch.setattr(lanes.Lanes, "_departing", departing)
 
 
 @caught_by("pauses_hold")
@@ -267,7 +267,7 @@ def leaves_connections_open(patch: Patch) -> None:
     async def close(self: Any, lane: Any) -> None:
         await anyio.lowlevel.checkpoint()
 
-    patch.setattr(lanes.LaneTransport, "_close", close)
+    patch.setattr(lanes.Lanes, "_close", close)
 
 
 @caught_by("what_was_left_is_taken_up")
