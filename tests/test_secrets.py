@@ -411,7 +411,8 @@ async def a_service_that_repeats(stage: Stage) -> None:
                 await stage.keep(client.solve(tasks()[0]))
                 stage.service.faults.clear()
                 failed = {"errorId": 0, "status": "failed", "errorCode": code, "errorDescription": description}
-                stage.service.script("getTaskResult", Json(failed), Json(failed))
+                odd = {"errorId": 0, "status": f"waits for {KEY}"}
+                stage.service.script("getTaskResult", Json(odd), Json(failed), Json(failed))
                 await stage.keep(client.solve(tasks()[1]))
                 await stage.keep(client.get_task_result(stage.service.books.accepted[-1]))
                 stage.service.faults.clear()
@@ -432,6 +433,7 @@ ECHOES = (
     ("ERROR_NO_SLOT_AVAILABLE", 503),
     ("INTERNAL_ERROR", 500),
     ("ERROR_SEEN_BY_NOBODY", 409),
+    (f"ERROR_{KEY}_REFUSED", 409),
 )
 
 

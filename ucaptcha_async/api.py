@@ -12,10 +12,11 @@ from typing import Any
 
 import attrs
 
-from .codes import PENDING_CODES, by_status, error_for
+from .codes import CODES, PENDING_CODES, by_status, error_for
 from .errors import APIConnectionError, ProtocolError, UCaptchaError, UnsolvableError
 from .http import Departure, Http, Reply, Sending, UnansweredError
 from .limits import Limiter
+from .results import Status
 from .secrecy import SecretBytes, SecretStr, redact, spellings, without_frames
 from .wire import SecretMapping
 
@@ -36,6 +37,9 @@ _decode = json.JSONDecoder(parse_float=_decimal).decode
 
 DEEPEST = 64
 """Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
+
+WORDS = frozenset({*Status, *CODES, *PENDING_CODES})
+"""The words that are known not to hold a secret."""
 
 REMEMBERED = 1_000
 """Secrets of earlier tasks, in each spelling, that are kept, to be taken out of the service's words."""
@@ -171,7 +175,7 @@ class Api:
     def _understand(self, reply: Reply, path: str, task_id: str | None) -> JSON:
         body = _object(reply.content)
         if body is not None:
-            code, told = _text(body.get("errorCode")), self._told(body)
+            code, told = self._word(body, "errorCode"), self._told(body)
             given = _id(body.get("taskId"))
             task_id = task_id or given
             if code in PENDING_CODES:
@@ -190,7 +194,30 @@ class Api:
         return body
 
     def _answer(self, body: JSON, reply: Reply) -> Answer:
-        return _answer(body, reply, self._told(body))
+        status, solution = self._word(body, "status"), body.get("solution")
+        if status is None:
+            # Some services of the family leave the status out: a solution says enough.
+            status = "ready" if isinstance(solution, dict | str) and solution else "processing"
+        milliseconds = _money(body.get("solveTime"))
+        return Answer(
+            task_id=_id(body.get("taskId")),
+            status=status,
+            solution=plain(solution),
+            cost=_money(body.get("cost")),
+            solve_time=None if milliseconds is None else float(milliseconds) / 1000,
+            error_code=self._word(body, "errorCode"),
+            error_description=self._told(body),
+            sent_at=reply.sent_at,
+            received_at=reply.received_at,
+            raw=body,
+        )
+
+    def _word(self, body: JSON, name: str) -> str | None:
+        """A word of the protocol. One that nobody knows may hold anything."""
+        word = body.get(name)
+        if not isinstance(word, str):
+            return None
+        return word if word in WORDS else self._clean(word)
 
     def _told(self, body: JSON) -> str | None:
         text = body.get("errorDescription")
@@ -225,30 +252,6 @@ def _object(content: bytes) -> JSON | None:
     except (ValueError, RecursionError):
         return None
     return SecretMapping(body) if isinstance(body, dict) else None
-
-
-def _answer(body: JSON, reply: Reply, error_description: str | None) -> Answer:
-    status, solution = body.get("status"), body.get("solution")
-    if not isinstance(status, str):
-        # Some services of the family leave the status out: a solution says enough.
-        status = "ready" if isinstance(solution, dict | str) and solution else "processing"
-    milliseconds = _money(body.get("solveTime"))
-    return Answer(
-        task_id=_id(body.get("taskId")),
-        status=status,
-        solution=plain(solution),
-        cost=_money(body.get("cost")),
-        solve_time=None if milliseconds is None else float(milliseconds) / 1000,
-        error_code=_text(body.get("errorCode")),
-        error_description=error_description,
-        sent_at=reply.sent_at,
-        received_at=reply.received_at,
-        raw=body,
-    )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _id(value: object) -> str | None:
