@@ -26,5 +26,6 @@ How it measures:
 
 The modules: `harness` (processes, pinning, medians), `child` and `meter` (the measured process; standard library only,
 so that they run in the peers' environments), `hand` (what one would write by hand), `peers`, the parts (`request_cost`,
-`job`, `headline`, `pacing`, `polling`, `memory`, `imports`), `targets`, and `report` and `charts` for what comes out.
+`job`, `headline`, `pacing`, `polling`, `journal`, `memory`, `imports`), `targets`, and `report` and `charts` for what
+comes out.
 """

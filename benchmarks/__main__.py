@@ -21,6 +21,7 @@ PARTS = {
     "polling": "polling",
     "pacing": "pacing",
     "headline": "headline",
+    "journal": "journal",
     "job": "job",
 }
 """The parts in the order in which they run, and their modules."""

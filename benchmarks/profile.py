@@ -5,7 +5,6 @@
     python -m benchmarks.profile job --count 2000         # whole solves: submits, waits, polls
     python -m benchmarks.profile layers                   # the same poll at each layer, from a bare socket upwards
     python -m benchmarks.profile connections              # what `max_connections` does at the documented pace
-    python -m benchmarks.profile journal                  # what a journal adds to solves that are solved at once
     python -m benchmarks.profile requests --calls 40      # cProfile's list as well (it distorts: many small calls)
 
 Samples the running function every few milliseconds of CPU time (`SIGPROF`), so that little is distorted. "Self" is by
@@ -23,10 +22,8 @@ import gc
 import os
 import pstats
 import signal
-import statistics
 import sys
 import sysconfig
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -353,66 +350,13 @@ def compare_connections(bench: Bench, seconds: float) -> str:
     return table(["max_connections", "latency, ms", "requests a second", "µs of CPU each", "longest stall, ms"], rows)
 
 
-# --- journal ----------------------------------------------------------------------------------------------------------
-
-
-async def journal(url: str, file: str, count: int, rounds: int) -> dict[str, list[float]]:
-    """CPU microseconds of a solve without and with a journal, in turns, and solves per second."""
-    from ucaptcha_async import AsyncClient, Polling, RateLimiter, RecaptchaV2, SQLiteJournal
-
-    task = RecaptchaV2(website_url=hand.PAGE, website_key="key")
-    found: dict[str, list[float]] = {"without": [], "with": [], "solves a second, with": []}
-
-    async def run(client: AsyncClient, name: str) -> None:
-        cpu, began = time.process_time(), time.monotonic()
-        outcomes = await client.gather([task] * count)
-        taken = time.monotonic() - began
-        found[name].append(1e6 * (time.process_time() - cpu) / count)
-        if name == "with":
-            found["solves a second, with"].append(count / taken)
-        failures = {str(outcome.error) for outcome in outcomes if not outcome.ok}
-        assert not failures, failures
-
-    options: dict[str, Any] = {"base_url": url, "polling": Polling(first=5.0), "max_connections": 200}
-    options["rate_limit"] = RateLimiter(request_cost.UNLIMITED)
-    async with AsyncClient(KEY, **options) as plain, AsyncClient(KEY, journal=SQLiteJournal(file), **options) as kept:
-        for _ in range(rounds):
-            await run(plain, "without")
-            await run(kept, "with")
-    return {name: numbers[1:] for name, numbers in found.items()}  # the first round warms up
-
-
-def compare_journal(bench: Bench, count: int) -> str:
-    """The medians, and how much the journal adds in each pair of rounds."""
-    kinds: dict[str, dict[str, Any]] = {
-        "solved at once": {"lightning": {KEY: 1_000_000}},
-        "one poll each": {"solve_time": "4"},
-    }
-    tables = []
-    for kind, how in kinds.items():
-        with (
-            bench.service(rate_limit=request_cost.UNLIMITED, **how) as service,
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            file = str(Path(folder) / "paid.sqlite")
-            found = bench.measure("profile:journal", within=300, url=service.url, file=file, count=count, rounds=7)
-        assert found is not None
-        pairs = zip(found["without"], found["with"], strict=True)
-        found["added, %"] = [100 * (kept / plain - 1) for plain, kept in pairs]
-        rows = ([n, f"{statistics.median(v):.1f}", f"{min(v):.1f}", f"{max(v):.1f}"] for n, v in found.items())
-        tables.append(table([f"µs of CPU a solve, {kind}", "median", "least", "greatest"], rows))
-    return "\n\n".join(tables)
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Profile what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description="Where the CPU goes.")
-    parser.add_argument(
-        "what", nargs="?", choices=("requests", "job", "layers", "connections", "journal"), default="requests"
-    )
+    parser.add_argument("what", nargs="?", choices=("requests", "job", "layers", "connections"), default="requests")
     parser.add_argument("--transport", choices=("httpx", "httpx2", "fast"), default="httpx")
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--latency", type=float, default=0.0, help="of the service, in seconds")
@@ -425,9 +369,6 @@ def main() -> None:
     bench = make_bench(quick=True, runs=1, peers={})
     if options.what == "connections":
         print(compare_connections(bench, options.seconds))
-        return
-    if options.what == "journal":
-        print(compare_journal(bench, options.count))
         return
     solve_time, limit = ("8", 10_000) if options.what == "job" else ("36000", request_cost.UNLIMITED)
     with bench.service(latency=options.latency, solve_time=solve_time, rate_limit=limit) as service:

@@ -157,6 +157,16 @@ def memory(result: Row) -> str:
     )
 
 
+def journal(result: Row) -> str:
+    """Microseconds a solve."""
+    columns: Sequence[Column] = (
+        ("CPU µs a solve without", "without", 0),
+        ("with a journal", "with", 0),
+        ("added, %", "added", 1),
+    )
+    return _columns(result["rows"], ("solves", "way"), columns)
+
+
 def imports(result: Row) -> str:
     """Milliseconds."""
     return _columns(result["rows"], ("import", "statement"), (("CPU ms", "cpu_ms", 0), ("wall ms", "wall_ms", 0)))
@@ -175,6 +185,7 @@ TITLES: Mapping[str, tuple[str, Callable[[Row], str]]] = {
     "job": ("The job", job),
     "pacing": ("Pacing", pacing),
     "polling": ("Polling", polling),
+    "journal": ("What the journal costs", journal),
     "memory": ("Memory per waiting solve", memory),
     "imports": ("Import time", imports),
 }

@@ -27,6 +27,7 @@ def check(results: Row) -> list[Target]:
         *_flat(results.get("requests")),
         *_pacing(results.get("pacing")),
         *_polling(results.get("polling")),
+        *_journal(results.get("journal")),
         *_memory(results.get("memory")),
         *_imports(results.get("imports")),
     ]
@@ -98,6 +99,12 @@ def _polling(part: Row | None) -> Iterator[Target]:
             yield at_most(f"{name}: polls a solve", row["polls"], 2.5)
             yield at_most(f"{name}: mean delay", row["mean_delay"], 2.7, 2, " s")
         yield at_most(f"{name}: cost over the optimum", 100 * row["over_optimum"], 5, 1, " %")
+
+
+def _journal(part: Row | None) -> Iterator[Target]:
+    for row in part["rows"] if part else []:
+        if row["steady"]:
+            yield at_most(f"journal, {row['way']}: CPU added", row["added"], 10, 1, " %")
 
 
 def _memory(part: Row | None) -> Iterator[Target]:
