@@ -1,7 +1,7 @@
 """What the library costs, how fast it is, and how others of its kind fare at the same work.
 
-    python -m benchmarks                      # everything: about 25 minutes
-    python -m benchmarks --quick              # a short run: about 4 minutes
+    python -m benchmarks                      # everything: about 40 minutes
+    python -m benchmarks --quick              # a short run: fewer sizes, one run of each
     python -m benchmarks requests pacing      # some parts; --list shows them all
     python -m benchmarks --runs 5 -o DIR      # more repeats; where results and charts go
     python -m benchmarks --docs               # also bring docs/benchmarks.md and its charts up to date
