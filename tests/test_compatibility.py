@@ -134,7 +134,7 @@ def test_fields_of_requests() -> None:
 
 def test_fields_of_answers() -> None:
     """Each field that the client reads."""
-    assert set(names(of_fields("Fields of answers"))) == literals(r'body\.get\("(\w+)"\)', "api.py")
+    assert set(names(of_fields("Fields of answers"))) == literals(r'(?:body\.get\(|_word\(body, )"(\w+)"\)', "api.py")
 
 
 def test_headers() -> None:
