@@ -230,7 +230,7 @@ async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable
         place = url + "/getTaskResult"
 
         def request() -> Any:
-            return http.polls.build(place, body, {})
+            return http.polls.build(place, body)
 
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "one connection (the transport alone)": lambda: http.polls.client._transport.handle_async_request(

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from .codes import CODES, PENDING_CODES, by_status, error_for
+from .codes import CODES, INTERNAL, PENDING_CODES, by_status, error_for
 from .errors import APIConnectionError, ProtocolError, UCaptchaError, UnsolvableError
 from .http import Departure, Http, Reply, Sending, UnansweredError
 from .limits import Limiter
@@ -38,7 +38,7 @@ _decode = json.JSONDecoder(parse_float=_decimal).decode
 DEEPEST = 64
 """Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
 
-WORDS = frozenset({*Status, *CODES, *PENDING_CODES})
+WORDS = frozenset({*Status, *CODES, *PENDING_CODES, *INTERNAL})
 """The words that are known not to hold a secret."""
 
 REMEMBERED = 1_000
@@ -181,7 +181,7 @@ class Api:
             if code in PENDING_CODES:
                 return SecretMapping(status="processing", taskId=given)
             if body.get("errorId") or (code and reply.status >= 400):
-                raise error_for(code, reply.status, told or "", task_id=task_id)
+                raise self._refusal(body, reply.status, told or "", task_id)
             if given is not None or body.get("solution"):
                 # What is paid for must not be lost to an odd HTTP status.
                 return body
@@ -211,6 +211,12 @@ class Api:
             received_at=reply.received_at,
             raw=body,
         )
+
+    def _refusal(self, body: JSON, status: int, told: str, task_id: str | None) -> UCaptchaError:
+        # Judged by the code as it came: a password that is a part of the word must not change what it means.
+        error = error_for(_text(body.get("errorCode")), status, told, task_id=task_id)
+        error.error_code = self._word(body, "errorCode")
+        return error
 
     def _word(self, body: JSON, name: str) -> str | None:
         """A word of the protocol. One that nobody knows may hold anything."""
@@ -252,6 +258,10 @@ def _object(content: bytes) -> JSON | None:
     except (ValueError, RecursionError):
         return None
     return SecretMapping(body) if isinstance(body, dict) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _id(value: object) -> str | None:

@@ -20,7 +20,7 @@ import attrs
 from .connections import direct, through_proxy
 from .errors import ConfigurationError
 from .http import Departure, Http, Reply, relevant
-from .lanes import FRESH, LEAVE, WHOLE, Lanes, LaneTransport, Library, core_module, read_bounded
+from .lanes import FRESH, LEAVE, WHOLE, Lanes, LaneTransport, Library, core_module, core_url, read_bounded
 from .secrecy import SecretBytes, SecretStr
 
 TransportName = Literal["httpx", "httpx2", "fast"]
@@ -44,24 +44,25 @@ class HttpxChannel:
 
     Attributes:
         client: The client.
-        build: Builds a request from a URL, a body and extensions.
+        build: Builds a request from a URL and a body.
         ours: Whether it sends over our lanes, which are known to report what is sent, and is ours to close.
         prompt: Whether a request is written as soon as it has leave to depart.
     """
 
     client: Any
-    build: Callable[[str, SecretBytes, dict[str, Any]], Any]
+    build: Callable[[str, SecretBytes], Any]
     ours: bool
     prompt: bool = False
 
     async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
         """Send one request; see `Http.post`."""
+        request = self.build(url, body)
         if not self.ours:
             await departure.leave()
         extensions = departure.handed_over(prompt=self.prompt, proves_silence=self.ours)
         if self.ours:
             extensions |= {LEAVE: departure.leave, FRESH: departure.sending is not None}
-        request = self.build(url, body, extensions)
+        request.extensions.update(extensions)
         response = await self.client.send(request, stream=True, follow_redirects=False)
         content = await _read(response)
         return Reply(
@@ -96,11 +97,12 @@ class LaneChannel:
     async def post(self, url: str, body: SecretBytes, departure: Departure) -> Reply:
         """Send one request; see `Http.post`."""
         if url not in self._urls:
-            self._urls[url] = (self.lanes.core.URL(url), self.library.URL(url).netloc)
-        parsed, netloc = self._urls[url]
+            parsed = self.library.URL(url)
+            self._urls[url] = (core_url(self.lanes.core, parsed), parsed.netloc)
+        place, netloc = self._urls[url]
         extensions = departure.handed_over(prompt=self.prompt, proves_silence=True)
         request = self.lanes.core.Request(
-            "POST", parsed, headers=_headers(netloc, body), content=body, extensions=extensions
+            "POST", place, headers=_headers(netloc, body), content=body, extensions=extensions
         )
         response, content = await self.lanes.send(request, departure.leave, fresh=departure.sending is not None)
         if any(name.lower() == b"content-encoding" for name, _ in response.headers):
@@ -134,10 +136,8 @@ def injected(client: HTTPClient, base_url: str, request_timeout: float) -> Http:
     """Send through the caller's own httpx or httpx2 client, as it is."""
     headers = {"content-type": "application/json"}
 
-    def build(url: str, body: SecretBytes, extensions: dict[str, Any]) -> Any:
-        request = client.build_request("POST", url, content=body, headers=headers, extensions=None)
-        request.extensions.update(extensions)
-        return request
+    def build(url: str, body: SecretBytes) -> Any:
+        return client.build_request("POST", url, content=body, headers=headers, extensions=None)
 
     channel = HttpxChannel(client, build, ours=False)
     return Http(base_url, request_timeout, channel, channel, None)
@@ -176,7 +176,7 @@ def _over_lanes(module: Any, lanes: Lanes, *, prompt: bool) -> HttpxChannel:
     no_timeouts = module.Timeout(None).as_dict()
     urls: dict[str, Any] = {}
 
-    def build(url: str, body: SecretBytes, extensions: dict[str, Any]) -> Any:
+    def build(url: str, body: SecretBytes) -> Any:
         if url not in urls:
             urls[url] = module.URL(url)
         parsed = urls[url]
@@ -185,7 +185,7 @@ def _over_lanes(module: Any, lanes: Lanes, *, prompt: bool) -> HttpxChannel:
             parsed,
             headers=_headers(parsed.netloc, body),
             stream=module.ByteStream(body),
-            extensions={"timeout": no_timeouts, **extensions},
+            extensions={"timeout": no_timeouts},
         )
 
     return HttpxChannel(client, build, ours=True, prompt=prompt)

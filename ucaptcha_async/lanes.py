@@ -108,6 +108,7 @@ class Lanes:
     _promised: int = attrs.field(init=False, default=0)
     _open: int = attrs.field(init=False, default=0)
     _opened: int = attrs.field(init=False, default=0)
+    _closed: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self._gate = InFlight(self.max_connections)
@@ -157,7 +158,7 @@ class Lanes:
         if len(self._idle) > self._promised and self._fit(max_idle):
             self._promised += 1
             try:
-                await leave()
+                await self._leave(leave)
             finally:
                 self._promised -= 1
             lane = await self._kept(max_idle)
@@ -165,11 +166,16 @@ class Lanes:
                 return lane
         lane = await self._new(url)
         try:
-            await leave()
+            await self._leave(leave)
         except BaseException:
             await self._close(lane)
             raise
         return lane
+
+    async def _leave(self, leave: Leave) -> None:
+        await leave()
+        if self._closed:  # what has waited all the while must not be sent, and maybe charged, behind the user's back
+            raise RuntimeError("the client is closed")
 
     def _fit(self, max_idle: float) -> bool:
         """Whether the lane that was used last was used lately enough."""
@@ -200,7 +206,7 @@ class Lanes:
         return _Lane(connection, anyio.current_time())
 
     async def _keep(self, lane: _Lane) -> None:
-        if not lane.connection.is_available():  # the service closes it after this answer
+        if self._closed or not lane.connection.is_available():  # the service closes it after this answer
             await self._close(lane)
             return
         lane.used_at = anyio.current_time()
@@ -216,7 +222,8 @@ class Lanes:
             await lane.connection.aclose()
 
     async def aclose(self) -> None:
-        """Close every kept connection."""
+        """Close every kept connection, and open none any more."""
+        self._closed = True
         while self._idle:
             await self._close(self._idle.pop())
 
@@ -258,9 +265,7 @@ class LaneTransport:
     def _url(self, url: Any) -> Any:
         target = url.raw_path
         if target not in self._urls:
-            self._urls[target] = self.lanes.core.URL(
-                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=target
-            )
+            self._urls[target] = core_url(self.lanes.core, url)
         return self._urls[target]
 
     async def aclose(self) -> None:
@@ -292,6 +297,11 @@ async def read_bounded(chunks: AsyncIterable[bytes], close: Callable[[], Awaitab
     if closed:
         raise AnswerTooLargeError
     return kept[0] if len(kept) == 1 else b"".join(kept)
+
+
+def core_url(core: Any, url: Any) -> Any:
+    """A URL of httpx, normalised as it is, for the package below it."""
+    return core.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
 def core_module(library: Library) -> Any:

@@ -25,18 +25,19 @@ async def sheltered(call: Callable[[], Awaitable[object]], sending: Sending, gra
     """
     shelter = anyio.CancelScope()
     done = anyio.Event()
-    failure: BaseException | None = None
+    answered = False
+    failure: Exception | None = None
 
     async def run() -> None:
-        nonlocal failure
+        nonlocal answered, failure
         try:
             with shelter:
                 await call()
-        except BaseException as error:
+                answered = True
+        except Exception as error:
             failure = error
-        done.set()
 
-    task = _spawn(run)
+    task = _spawn(run, done.set)
     try:
         await done.wait()
     except BaseException:
@@ -54,20 +55,31 @@ async def sheltered(call: Callable[[], Awaitable[object]], sending: Sending, gra
             raise failure
         finally:
             failure = None  # the frame must not keep its own exception alive
+    if not answered:
+        raise anyio.get_cancelled_exc_class()  # somebody cancelled the task by asyncio's own means
 
 
-def _spawn(run: Callable[[], Coroutine[Any, Any, None]]) -> object:
-    """Start a task that no scope reaches. Whoever starts it waits for its end.
+def _spawn(run: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> object:
+    """Start a task that no scope reaches, and call `ended` at its end. Whoever starts it waits for that.
 
     What a task group adds to that, a bound on tasks that nobody waits for, costs as much as a third of a submit.
     """
     if under_trio():
         import trio
 
-        return trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+        async def system_task() -> None:
+            try:
+                await run()
+            finally:
+                ended()
+
+        return trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
     import asyncio
 
-    return asyncio.ensure_future(run())
+    task = asyncio.ensure_future(run())
+    # Not in the task itself: asyncio does not even start a task that is cancelled at once.
+    task.add_done_callback(lambda _: ended())
+    return task
 
 
 async def _end_of(done: anyio.Event) -> None:

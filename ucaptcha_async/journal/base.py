@@ -205,7 +205,7 @@ class Reporting:
             clean(task_id),
             str(cost) if cost is not None and cost.is_finite() else None,
             clean(error_code),
-            solve_time if solve_time is not None and math.isfinite(solve_time) else None,
+            float(solve_time) if solve_time is not None and math.isfinite(solve_time) else None,
             _serialised(solution) if self.store_solutions and state is State.SOLVED else None,
         )
         del solution  # a secret, not to be found in the traceback of what the next line may raise

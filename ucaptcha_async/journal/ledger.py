@@ -152,7 +152,7 @@ class Begin:
             type=intent.type,
             state=State.INTENT,
             owner=book.owner,
-            created_at=intent.created_at,
+            created_at=float(intent.created_at),
             updated_at=now,
         )
         book.put(row)

@@ -1,0 +1,104 @@
+"""A submit's own task, and what asyncio's own cancellation does to it; and a client that is closed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.helpers import KEY, V2, opened
+from ucaptcha_async import AsyncClient, Polling, Proxy, RecaptchaV2, SubmitUncertainError, UCaptchaError
+from ucaptcha_async.channels import TransportName
+from ucaptcha_async.http import Sending
+from ucaptcha_async.shelter import sheltered
+from ucaptcha_async.testing import Json, LocalService, running_service
+
+TEARDOWN = """
+import asyncio
+from ucaptcha_async.http import Sending
+from ucaptcha_async.shelter import sheltered
+
+async def main():
+    caller = asyncio.ensure_future(sheltered(lambda: asyncio.sleep(3600), Sending(), 5.0))
+    await asyncio.sleep(0)      # the call's task exists, and has not begun
+    return caller
+
+assert asyncio.run(main()).cancelled()
+"""
+
+
+def test_a_loop_may_end_before_the_call_has_begun() -> None:
+    """`asyncio.run` cancels all tasks at its end, those included that never ran: it comes back all the same."""
+    ended = subprocess.run([sys.executable, "-c", TEARDOWN], capture_output=True, text=True, timeout=30)
+
+    assert (0, "") == (ended.returncode, ended.stderr)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_call_that_others_cancel_is_cancelled(turns: int) -> None:
+    """Whoever cancels the call's own task cancels the caller, who does not go on without an answer."""
+
+    async def main() -> bool:
+        caller = asyncio.ensure_future(sheltered(lambda: asyncio.sleep(3600), Sending(), 5.0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        (call,) = asyncio.all_tasks() - {caller, asyncio.current_task()}
+        call.cancel()
+        await asyncio.wait([caller], timeout=5)
+        return caller.cancelled()
+
+    assert asyncio.run(main())
+
+
+@pytest.mark.parametrize("transport", ["httpx", "fast"])
+async def test_a_closed_client_submits_nothing(transport: TransportName, anyio_backend_name: str) -> None:
+    """A solve that still waits for its place when the client is closed is not paid for."""
+    if (transport, anyio_backend_name) == ("fast", "trio"):
+        pytest.skip("aiohttp does not run on trio")
+    options: dict[str, Any] = {"transport": transport, "max_in_flight": 1, "polling": Polling(interval=0.2)}
+    errors: list[UCaptchaError] = []
+    with running_service(solve_time=60) as service:
+        async with anyio.create_task_group() as tasks:
+            async with AsyncClient(KEY, base_url=service.url, **options) as client:
+                job = await client.submit(V2)
+
+                async def second() -> None:
+                    try:
+                        await client.solve(V2, timeout=3)
+                    except UCaptchaError as error:
+                        errors.append(error)
+
+                tasks.start_soon(second)
+                await anyio.sleep(0.2)
+            job._ticket.release_place()
+        books = service.books()
+
+    assert 1 == books["accepted"]
+    assert [False] == [error.charged for error in errors]
+
+
+async def test_a_path_beyond_ascii(anyio_backend_name: str) -> None:
+    """A base URL means the same to all transports."""
+    if anyio_backend_name == "trio":
+        pytest.skip("aiohttp does not run on trio")
+    with running_service(lightning={KEY: 10}) as service:
+        async with AsyncClient(KEY, base_url=f"{service.url}/ä/..", transport="fast") as client:
+            assert (await client.solve(V2)).token
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("password", ["INTERNAL", "ERROR_"])
+async def test_a_password_does_not_change_what_a_code_means(password: str) -> None:
+    """Secrets are taken out of what is shown, not out of what is judged."""
+    service = LocalService()
+    service.script("createTask", Json({"errorId": 1, "errorCode": "INTERNAL_ERROR"}))
+    task = RecaptchaV2(
+        website_url="https://example.com/", website_key="key", proxy=Proxy.parse(f"http://u:{password}@h:1")
+    )
+    async with opened(service) as client:
+        with pytest.raises(SubmitUncertainError):
+            await client.solve(task)
