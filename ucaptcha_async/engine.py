@@ -175,10 +175,8 @@ class Engine:
             if not entry[1]:
                 del self._keys[key]
 
-    async def written(self, walk: Walk, write: Awaitable[T] | None) -> T | None:
+    async def written(self, walk: Walk, write: Awaitable[T]) -> T | None:
         """Await a report to the journal. It happens even while the caller is being cancelled, and breaks no solve."""
-        if write is None:
-            return None
         with anyio.move_on_after(LAST_WRITE, shield=True):
             try:
                 return await write
@@ -222,9 +220,9 @@ class Ticket:
             self.row, self.follows = claim.submit_id, not claim.mine
         return claim
 
-    def accepted(self, task_id: str) -> Awaitable[object]:
+    async def accepted(self, task_id: str) -> None:
         """The service has the task."""
-        return self._write(lambda journal, row: journal.accepted(row, task_id))
+        await self._write(lambda journal, row: journal.accepted(row, task_id))
 
     async def solved(self, task_id: str | None, cost: Decimal | None, solve_time: float | None, solution: Any) -> None:
         """The end, with a solution."""
@@ -295,10 +293,10 @@ class Ticket:
         self.row = None
         return answer
 
-    def _write(self, write: Callable[[Journal, str], Awaitable[object]]) -> Awaitable[object]:
-        # Not a coroutine of its own: with thousands that wait, each more is felt by the garbage collector.
-        journal, row = self.engine.journal, self.row
-        return self.engine.written(self.walk, None if journal is None or row is None else write(journal, row))
+    async def _write(self, write: Callable[[Journal, str], Awaitable[object]]) -> object:
+        if self.engine.journal is None or self.row is None:
+            return None
+        return await self.engine.written(self.walk, write(self.engine.journal, self.row))
 
 
 def attempted(walk: Walk, error: UCaptchaError | None, cost: Decimal | None, mode: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -145,8 +145,8 @@ class SQLiteJournal(Reporting):
             self._moving = None
             moving.set()
 
-    def _write(self, change: Change) -> Awaitable[object]:
-        return self._ready().write(change)
+    async def _write(self, change: Change) -> object:
+        return await self._ready().write(change)
 
     def _ready(self) -> Writer:
         if self._writer is None:

@@ -95,7 +95,7 @@ class Writer:
         return len(self._kept)
 
     async def write(self, change: Change) -> object:
-        """Commit a change and return its answer: flush, or wait to be the next who does, or wait for the batch.
+        """Commit a change and return its answer.
 
         Raises:
             JournalError: It was not written. A claim is given up, a report is kept and tried again with the next flush.
@@ -104,12 +104,7 @@ class Writer:
         self._queue.append(write)
         try:
             while not write.done:
-                if not self._flushing:
-                    await self._flush()
-                elif self._next is not None:
-                    await self._gathering.wait()
-                else:
-                    await self._wait_to_flush(write)
+                await self._turn(write)
         except BaseException:
             await self._desert(write)
             raise
@@ -117,13 +112,18 @@ class Writer:
             raise write.answer
         return write.answer
 
-    async def _wait_to_flush(self, write: _Write) -> None:
-        """Be the one who flushes next."""
-        self._next = write
-        try:
-            await self._flushed.wait()
-        finally:
-            self._next = None
+    async def _turn(self, write: _Write) -> None:
+        """Flush, or wait to be the next who does, or wait for the batch."""
+        if not self._flushing:
+            await self._flush()
+        elif self._next is not None:
+            await self._gathering.wait()
+        else:
+            self._next = write
+            try:
+                await self._flushed.wait()
+            finally:
+                self._next = None
 
     async def drain(self) -> int:
         """Commit what is left, at the end.
