@@ -181,7 +181,10 @@ class Api:
             if code in PENDING_CODES:
                 return SecretMapping(status="processing", taskId=given)
             if body.get("errorId") or (code and reply.status >= 400):
-                raise self._refusal(body, reply.status, told or "", task_id)
+                # Judged by the code as it came: a password that is a part of it must not change what it means.
+                error = error_for(_text(body.get("errorCode")), reply.status, told or "", task_id=task_id)
+                error.error_code = code
+                raise error
             if given is not None or body.get("solution"):
                 # What is paid for must not be lost to an odd HTTP status.
                 return body
@@ -211,12 +214,6 @@ class Api:
             received_at=reply.received_at,
             raw=body,
         )
-
-    def _refusal(self, body: JSON, status: int, told: str, task_id: str | None) -> UCaptchaError:
-        # Judged by the code as it came: a password that is a part of the word must not change what it means.
-        error = error_for(_text(body.get("errorCode")), status, told, task_id=task_id)
-        error.error_code = self._word(body, "errorCode")
-        return error
 
     def _word(self, body: JSON, name: str) -> str | None:
         """A word of the protocol. One that nobody knows may hold anything."""

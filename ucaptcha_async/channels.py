@@ -81,7 +81,7 @@ class HttpxChannel:
 
 @attrs.define(eq=False)
 class LaneChannel:
-    """Straight over the lanes, for submits beside fast polls: what httpx adds to a request costs as much as the lane.
+    """Straight over the lanes, for submits beside fast polls: without what httpx adds to a request.
 
     Attributes:
         library: The httpx that belongs to them.

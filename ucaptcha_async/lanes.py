@@ -233,7 +233,7 @@ class LaneTransport:
     """The lanes as a transport of httpx.
 
     Attributes:
-        library: Which of the two twins it serves: `"httpx"` or `"httpx2"`.
+        library: Which of the two twins it serves: the module `httpx` or `httpx2`.
         lanes: The lanes.
     """
 

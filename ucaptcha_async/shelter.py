@@ -62,7 +62,7 @@ async def sheltered(call: Callable[[], Awaitable[object]], sending: Sending, gra
 def _spawn(run: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> object:
     """Start a task that no scope reaches, and call `ended` at its end. Whoever starts it waits for that.
 
-    What a task group adds to that, a bound on tasks that nobody waits for, costs as much as a third of a submit.
+    A task group would add a bound on tasks that nobody waits for, which is dear for one task that somebody waits for.
     """
     if under_trio():
         import trio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, cast, runtime_checkable
@@ -154,7 +154,7 @@ class Reporting:
         self.store_solutions = store_solutions
 
     @abstractmethod
-    def _write(self, change: Change) -> Awaitable[object]:
+    async def _write(self, change: Change) -> object:
         """Apply a change, durably."""
         raise NotImplementedError
 
