@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,10 @@ from ucaptcha_async import (
     Task,
     UCaptchaError,
 )
-from ucaptcha_async.codes import CODES, INTERNAL, PENDING_CODES
-from ucaptcha_async.task import Widget
+from ucaptcha_async.json_values import camel
+from ucaptcha_async.tasks.base import Widget
 from ucaptcha_async.testing import Amend, Json, LocalService, Reply
-from ucaptcha_async.wire import camel
+from ucaptcha_async.transport.error_codes import CODES, INTERNAL, PENDING_CODES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ucaptcha_async"
@@ -79,9 +80,11 @@ def test_places_exist(reference: str) -> None:
     """Each place in the library is there: a module, a class, a function, an attribute."""
     path, *names = reference.split(".")
     found: Any = importlib.import_module(path)
-    while names and (PACKAGE / f"{names[0]}.py").is_file() | (PACKAGE / names[0]).is_dir():
+    while names and importlib.util.find_spec(f"{path}.{names[0]}") is not None:
         path = f"{path}.{names.pop(0)}"
         found = importlib.import_module(path)
+        if not hasattr(found, "__path__"):
+            break
     for name in names[:-1]:
         found = getattr(found, name)
 
@@ -117,7 +120,7 @@ def test_endpoints() -> None:
     """Each path that the client calls."""
     listed = {name.removeprefix("POST ") for name in names(table("endpoint", "known from", "here", "test"))}
 
-    assert literals(r'_call\("(/\w+)"', "api.py") == {
+    assert literals(r'_call\("(/\w+)"', "transport/api.py") == {
         name for name in listed if name.startswith("/") and "." not in name
     }
 
@@ -125,23 +128,25 @@ def test_endpoints() -> None:
 def test_fields_of_requests() -> None:
     """Each field that the client sends beside those of tasks."""
     listed = set(names(of_fields("Fields of requests")))
-    feedback = {f"result.{name}" for name in literals(r'(?:result\[|\{|, )"(invalid|message|code)"', "solving.py")}
-    sent = literals(r'"(clientKey|task|taskId|result)":', "api.py")
-    chosen = literals(r'"(\w+)": (?:url|mode|options\.provider),', "solving.py")
+    feedback = {f"result.{name}" for name in literals(r'(?:result\[|\{|, )"(invalid|message|code)"', "solving/job.py")}
+    sent = literals(r'"(clientKey|task|taskId|result)":', "transport/api.py")
+    chosen = literals(r'"(\w+)": (?:url|mode|options\.provider),', "solving/job.py")
 
     assert listed == sent | chosen | feedback
 
 
 def test_fields_of_answers() -> None:
     """Each field that the client reads."""
-    assert set(names(of_fields("Fields of answers"))) == literals(r'(?:body\.get\(|_word\(body, )"(\w+)"\)', "api.py")
+    assert set(names(of_fields("Fields of answers"))) == literals(
+        r'(?:body\.get\(|_word\(body, )"(\w+)"\)', "transport/api.py"
+    )
 
 
 def test_headers() -> None:
     """Each header that the client reads."""
     listed = {name.lower() for name in names(table("header", "known from", "here", "test"))}
 
-    assert listed == literals(r'headers\.get\("([a-z-]+)"\)', "quota.py")
+    assert listed == literals(r'headers\.get\("([a-z-]+)"\)', "pacing/quota.py")
 
 
 def test_words() -> None:
@@ -201,9 +206,9 @@ def test_solution_fields() -> None:
         for name, value in vars(cls).items()
         if isinstance(value, property) and name not in shared
     }
-    read = literals(r'_(?:text|text_or_none|number|find)\(((?:"\w+"(?:, )?)+)\)', "solutions.py")
+    read = literals(r'_(?:text|text_or_none|number|find)\(((?:"\w+"(?:, )?)+)\)', "tasks/solutions.py")
     keys = {key for found in read for key in re.findall(r'"(\w+)"', found) if not key.startswith("geetest_")}
-    keys |= literals(r'_TOKEN_KEYS = \("(\w+)"', "solutions.py")
+    keys |= literals(r'_TOKEN_KEYS = \("(\w+)"', "tasks/solutions.py")
 
     assert listed == expected | {"ucaptcha_async.TokenSolution.token"}
     assert set(names(table_of_solutions())) == keys

@@ -51,8 +51,8 @@ from ucaptcha_async import (
     UCaptchaError,
 )
 from ucaptcha_async.checks import seconds
-from ucaptcha_async.connections import direct
-from ucaptcha_async.lanes import Lanes, LaneTransport, core_module
+from ucaptcha_async.transport.connections import direct
+from ucaptcha_async.transport.lanes import Lanes, LaneTransport, core_module
 
 T = TypeVar("T")
 E = TypeVar("E", bound=UCaptchaError)

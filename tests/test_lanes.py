@@ -15,8 +15,8 @@ from anyio.abc import SocketStream
 
 from tests.helpers import KEY, V2, at_rest
 from ucaptcha_async import APIConnectionError, AsyncClient, Polling, ProtocolError, RateLimiter, SubmitUncertainError
-from ucaptcha_async.channels import TransportName
 from ucaptcha_async.testing import running_service
+from ucaptcha_async.transport.channels import TransportName
 
 FREE = RateLimiter(10**6)
 

@@ -17,7 +17,7 @@ import trio
 from anyio.lowlevel import checkpoint
 
 from ucaptcha_async.errors import ConfigurationError
-from ucaptcha_async.limits import InFlight, RateLimiter
+from ucaptcha_async.pacing import InFlight, RateLimiter
 
 pytestmark = pytest.mark.virtual_time
 

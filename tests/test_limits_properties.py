@@ -14,9 +14,9 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from ucaptcha_async.clock import Pace
-from ucaptcha_async.limits import InFlight, RateLimiter
-from ucaptcha_async.quota import Quota, Reading
+from ucaptcha_async.pacing import InFlight, RateLimiter
+from ucaptcha_async.pacing.gcra import Pace
+from ucaptcha_async.pacing.quota import Quota, Reading
 
 from .test_limits import UNIX, most_in_a_window, stall
 

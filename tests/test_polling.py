@@ -17,9 +17,8 @@ import pytest
 from benchmarks import polling as simulation
 from benchmarks.polling import DISTRIBUTIONS, Distribution, Group
 from ucaptcha_async.errors import ConfigurationError
-from ucaptcha_async.plans import CELLS, Plan, Sample, make_plan
-from ucaptcha_async.polling import PollClock, Polling
-from ucaptcha_async.schedule import SolveTimes
+from ucaptcha_async.polling import PollClock, Polling, SolveTimes
+from ucaptcha_async.polling.plans import CELLS, Plan, Sample, make_plan
 
 KIND = simulation.KIND
 EXACT = Polling(jitter=0.0)
@@ -645,7 +644,7 @@ class TestLearning:
             made.append(len(samples))
             return make_plan(samples, before, price)
 
-        monkeypatch.setattr("ucaptcha_async.schedule.make_plan", counted)
+        monkeypatch.setattr("ucaptcha_async.polling.history.make_plan", counted)
         times = SolveTimes()
         for solve_time in draws(TWELVE, 300, 1):
             times.observe(KIND, solve_time)

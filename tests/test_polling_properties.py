@@ -10,9 +10,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucaptcha_async.plans import Plan, Sample, cheapest, estimate, groups, make_plan, placed
-from ucaptcha_async.polling import PollClock, Polling
-from ucaptcha_async.schedule import SolveTimes
+from ucaptcha_async.polling import PollClock, Polling, SolveTimes
+from ucaptcha_async.polling.plans import Plan, Sample, cheapest, estimate, groups, make_plan, placed
 
 KIND = "any"
 HAIR = 1e-6  # s, for sums of floats

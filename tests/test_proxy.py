@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ucaptcha_async.errors import ProxyError
-from ucaptcha_async.proxy import Proxy
+from ucaptcha_async.tasks.proxy import Proxy
 
 GOOD = [
     ("http://host:1", ("http", "host", 1, None, None)),

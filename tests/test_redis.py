@@ -30,14 +30,14 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
-from ucaptcha_async.limits import RateLimiter
-from ucaptcha_async.quota import Quota, Reading
+from ucaptcha_async.pacing import RateLimiter
+from ucaptcha_async.pacing.quota import Quota, Reading
 
 from .test_limits import UNIX, most_in_a_window
 
 coredis = pytest.importorskip("coredis")
 
-from ucaptcha_async.redis import SCRIPT, RedisRateLimiter, RedisUnavailableError, SharedPace, _Numbered  # noqa: E402
+from ucaptcha_async.redis.limiter import SCRIPT, RedisRateLimiter, RedisUnavailableError, SharedPace, _Numbered  # noqa: E402
 
 SERVER = shutil.which("redis-server")
 pytestmark = [
@@ -115,7 +115,7 @@ def name(request: pytest.FixtureRequest) -> str:
 PROCESS = """
 import json, sys, time
 import anyio
-from ucaptcha_async.redis import RedisRateLimiter, _Numbered
+from ucaptcha_async.redis.limiter import RedisRateLimiter, _Numbered
 
 url, name, seconds = sys.argv[1:4]
 
@@ -484,7 +484,8 @@ async def test_a_limiter_with_a_url_must_be_open(server: Server, name: str) -> N
 def test_without_coredis_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the extra is not installed, the import says what to install."""
     monkeypatch.setitem(sys.modules, "coredis", None)
-    monkeypatch.delitem(sys.modules, "ucaptcha_async.redis")
+    for name in [name for name in sys.modules if name.startswith("ucaptcha_async.redis")]:
+        monkeypatch.delitem(sys.modules, name)
 
     with pytest.raises(ImportError, match=r"ucaptcha_async\[redis\]"):
         importlib.import_module("ucaptcha_async.redis")

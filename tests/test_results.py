@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError, SolutionError, UnsolvableError
+from ucaptcha_async.json_values import SecretMapping
 from ucaptcha_async.results import (
     Attempt,
     CoordinatesSolution,
@@ -31,7 +32,6 @@ from ucaptcha_async.results import (
     TokenSolution,
 )
 from ucaptcha_async.tasks import RecaptchaV2, Task
-from ucaptcha_async.wire import SecretMapping
 
 V3 = {"challenge": "c", "validate": "v", "seccode": "s"}
 V4 = {"lot_number": "l", "pass_token": "p", "gen_time": "1", "captcha_output": "o"}

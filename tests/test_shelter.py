@@ -11,13 +11,13 @@ import pytest
 
 from tests.helpers import KEY, V2, opened
 from ucaptcha_async import AsyncClient, Polling, Proxy, RecaptchaV2, SubmitUncertainError, UCaptchaError
-from ucaptcha_async.channels import TransportName
 from ucaptcha_async.testing import Json, LocalService, running_service
+from ucaptcha_async.transport.channels import TransportName
 
 TEARDOWN = """
 import asyncio
-from ucaptcha_async.http import Sending
-from ucaptcha_async.shelter import sheltered
+from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.solving.shelter import sheltered
 
 async def main():
     # The caller begins in the last turn of the loop: the call's task exists then, and does not begin.
@@ -28,8 +28,8 @@ assert asyncio.run(main()).cancelled()
 
 OTHERS = """
 import asyncio, sys
-from ucaptcha_async.http import Sending
-from ucaptcha_async.shelter import sheltered
+from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.solving.shelter import sheltered
 
 async def main(turns):
     caller = asyncio.ensure_future(sheltered(lambda: asyncio.sleep(3600), Sending(), 5.0))
@@ -46,8 +46,8 @@ assert asyncio.run(main(int(sys.argv[1])))
 
 INTERRUPTED = """
 import asyncio, sys
-from ucaptcha_async.http import Sending
-from ucaptcha_async.shelter import sheltered
+from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.solving.shelter import sheltered
 
 async def call():
     await asyncio.sleep(0.2)

@@ -10,8 +10,8 @@ import pytest
 
 from tests.helpers import KEY, V2, at_rest
 from ucaptcha_async import AsyncClient, ConfigurationError, Polling, SubmitUncertainError
-from ucaptcha_async.channels import TransportName
 from ucaptcha_async.testing import Drop, RunningService, running_service
+from ucaptcha_async.transport.channels import TransportName
 
 QUICK = Polling(interval=0.2, first=0.3)
 

@@ -37,39 +37,37 @@ if TYPE_CHECKING:
         UnsupportedTaskError,
     )
     from .journal import Journal, MemoryJournal, SQLiteJournal
-    from .limits import RateLimiter
-    from .many import Outcomes
+    from .pacing import RateLimiter
     from .polling import Polling
-    from .proxy import Proxy
     from .results import Attempt, Outcome, SelectionMode, Status, TaskResult
-    from .solutions import (
-        CoordinatesSolution,
-        GeeTestV3Solution,
-        GeeTestV4Solution,
-        Point,
-        RotateSolution,
-        Solution,
-        TencentSolution,
-        TextSolution,
-        TokenSolution,
-    )
-    from .solving import Job
-    from .statistics import ClientStatistics
+    from .solving.job import Job
+    from .solving.statistics import ClientStatistics
+    from .solving.stream import Outcomes
     from .tasks import (
         ClickCoordinates,
+        CoordinatesSolution,
         FriendlyCaptcha,
         FunCaptcha,
         GeeTestV3,
+        GeeTestV3Solution,
         GeeTestV4,
+        GeeTestV4Solution,
         HCaptcha,
         ImageToText,
         MTCaptcha,
+        Point,
+        Proxy,
         RecaptchaV2,
         RecaptchaV2Enterprise,
         RecaptchaV3,
         Rotate,
+        RotateSolution,
+        Solution,
         Task,
         Tencent,
+        TencentSolution,
+        TextSolution,
+        TokenSolution,
         Turnstile,
         YandexSmartCaptcha,
     )
@@ -103,12 +101,12 @@ _HOMES = {
         "UnsupportedTaskError",
     ),
     "journal": ("Journal", "MemoryJournal", "SQLiteJournal"),
-    "limits": ("RateLimiter",),
-    "many": ("Outcomes",),
+    "pacing": ("RateLimiter",),
+    "solving.stream": ("Outcomes",),
     "polling": ("Polling",),
-    "proxy": ("Proxy",),
+    "tasks.proxy": ("Proxy",),
     "results": ("Attempt", "Outcome", "SelectionMode", "Status", "TaskResult"),
-    "solutions": (
+    "tasks.solutions": (
         "CoordinatesSolution",
         "GeeTestV3Solution",
         "GeeTestV4Solution",
@@ -119,8 +117,8 @@ _HOMES = {
         "TextSolution",
         "TokenSolution",
     ),
-    "solving": ("Job",),
-    "statistics": ("ClientStatistics",),
+    "solving.job": ("Job",),
+    "solving.statistics": ("ClientStatistics",),
     "tasks": (
         "ClickCoordinates",
         "FriendlyCaptcha",

@@ -19,8 +19,8 @@ import attrs
 
 from .checks import split_url, wrong
 from .errors import ConfigurationError
+from .json_values import checked
 from .secrecy import SecretStr
-from .wire import checked
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

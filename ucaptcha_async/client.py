@@ -12,25 +12,24 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from .api import Answer, Api, plain
-from .breaker import Breaker
 from .budget import Budget
-from .channels import HTTPClient, TransportName, injected, is_loopback, own
 from .checks import Seconds, near, seconds, split_url, whole, wrong
-from .engine import Engine, OnUncertain, Walk
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError
 from .events import Hook
 from .journal import Entry, Journal, fingerprint
-from .limits import InFlight, Limiter, RateLimiter
-from .many import Outcomes
-from .polling import Polling
+from .json_values import checked
+from .pacing import InFlight, Limiter, RateLimiter
+from .pacing.breaker import Breaker
+from .polling import Polling, SolveTimes
 from .results import Outcome, SelectionMode, Solution, TaskResult
-from .schedule import SolveTimes
 from .secrecy import SecretStr
-from .solving import Job, Options, feedback, solve, submit, within
-from .statistics import ClientStatistics, gather_statistics
+from .solving.job import Job, Options, feedback, solve, submit, within
+from .solving.session import Engine, OnUncertain, Walk
+from .solving.statistics import ClientStatistics, gather_statistics
+from .solving.stream import Outcomes
 from .tasks import Task
-from .wire import checked
+from .transport.api import Answer, Api, plain
+from .transport.channels import HTTPClient, TransportName, injected, is_loopback, own
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
@@ -428,7 +427,7 @@ class AsyncClient:
             asyncio.run(main())
             ```
         """
-        from .recovery import recover
+        from .solving.recovery import recover
 
         return recover(self._ready(), self._with(timeout, UNSET, UNSET, None), self._width(max_pending))
 

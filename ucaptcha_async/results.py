@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 import attrs
 
 from .errors import UCaptchaError
-from .solutions import (
+from .json_values import JSON, SecretMapping, checked, hidden
+from .tasks.solutions import (
     CoordinatesSolution,
     Feedback,
     GeeTestV3Solution,
@@ -22,10 +23,9 @@ from .solutions import (
     TextSolution,
     TokenSolution,
 )
-from .wire import JSON, SecretMapping, checked, hidden
 
 if TYPE_CHECKING:
-    from .task import Task
+    from .tasks.base import Task
 
 __all__ = [
     "Attempt",

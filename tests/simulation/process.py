@@ -24,9 +24,9 @@ from ucaptcha_async import (
     Task,
     UCaptchaError,
 )
-from ucaptcha_async.connections import direct
 from ucaptcha_async.events import Event
 from ucaptcha_async.journal import Claim, MemoryJournal
+from ucaptcha_async.transport.connections import direct
 
 from .calls import Call, Heard, current, task_for
 from .diary import Diary

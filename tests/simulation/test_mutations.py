@@ -10,10 +10,19 @@ from typing import Any
 import anyio.lowlevel
 import pytest
 
-from ucaptcha_async import breaker, budget, clock, engine, lanes, limits, polling, recovery, solving, submitting
+from ucaptcha_async import budget
 from ucaptcha_async.errors import UCaptchaError
-from ucaptcha_async.http import Sending
 from ucaptcha_async.journal import ledger
+from ucaptcha_async.pacing import breaker
+from ucaptcha_async.pacing import gcra as clock
+from ucaptcha_async.pacing import limiter as limits
+from ucaptcha_async.polling import clock as polling
+from ucaptcha_async.solving import job as solving
+from ucaptcha_async.solving import recovery
+from ucaptcha_async.solving import session as engine
+from ucaptcha_async.solving import submit as submitting
+from ucaptcha_async.transport import lanes
+from ucaptcha_async.transport.exchange import Sending
 
 from .backends import BACKENDS
 from .checks import RULES

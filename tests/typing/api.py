@@ -10,7 +10,7 @@ from typing import TypeVar, assert_type
 
 from ucaptcha_async import AsyncClient, Job
 from ucaptcha_async.errors import UCaptchaError
-from ucaptcha_async.images import Image
+from ucaptcha_async.json_values import JSON
 from ucaptcha_async.results import (
     Attempt,
     CoordinatesSolution,
@@ -45,7 +45,7 @@ from ucaptcha_async.tasks import (
     Turnstile,
     YandexSmartCaptcha,
 )
-from ucaptcha_async.wire import JSON
+from ucaptcha_async.tasks.images import Image
 
 S = TypeVar("S", bound=Solution)
 URL = "https://example.com"

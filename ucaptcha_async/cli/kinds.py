@@ -12,7 +12,6 @@ import attrs
 
 from ucaptcha_async.checks import describe, near, wrong
 from ucaptcha_async.errors import InvalidTaskError
-from ucaptcha_async.proxy import Proxy
 from ucaptcha_async.tasks import (
     ClickCoordinates,
     FriendlyCaptcha,
@@ -31,6 +30,7 @@ from ucaptcha_async.tasks import (
     Turnstile,
     YandexSmartCaptcha,
 )
+from ucaptcha_async.tasks.proxy import Proxy
 
 KINDS: Mapping[str, type[Task[Any]]] = {
     "recaptcha-v2": RecaptchaV2,

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ucaptcha_async.statistics import ClientStatistics
+from ucaptcha_async.solving.statistics import ClientStatistics
 
 from .output import duration, money, note, progress_console
 

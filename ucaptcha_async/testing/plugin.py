@@ -101,9 +101,11 @@ def ucaptcha_in_process(
     `UCAPTCHA_BASE_URL` and `UCAPTCHA_API_KEY` are set, and what would open connections is replaced for the test. A
     client that is given an `http_client` keeps it.
     """
-    from ucaptcha_async import channels, client, http
+    from ucaptcha_async import client
+    from ucaptcha_async.transport import channels
+    from ucaptcha_async.transport.exchange import Http
 
-    def own(base_url: str, request_timeout: float, **_: object) -> http.Http:
+    def own(base_url: str, request_timeout: float, **_: object) -> Http:
         return channels.injected(ucaptcha_http_client, base_url, request_timeout)
 
     monkeypatch.setattr(client, "own", own)

@@ -19,11 +19,11 @@ from ucaptcha_async.cli.kinds import parse_words
 from ucaptcha_async.cli.output import duration, money, note, say_json
 from ucaptcha_async.cli.progress import choose_mode, showing
 from ucaptcha_async.client import MAX_IN_FLIGHT, AsyncClient
-from ucaptcha_async.engine import OnUncertain
 from ucaptcha_async.journal import SQLiteJournal
-from ucaptcha_async.limits import RateLimiter
+from ucaptcha_async.pacing import RateLimiter
 from ucaptcha_async.results import SelectionMode
-from ucaptcha_async.statistics import ClientStatistics
+from ucaptcha_async.solving.session import OnUncertain
+from ucaptcha_async.solving.statistics import ClientStatistics
 
 from .index import KeyIndex, Met
 from .results import Rejects, Results

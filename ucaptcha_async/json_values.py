@@ -1,0 +1,149 @@
+"""What goes over the wire and what stays out of sight: JSON values, names, and masked representations."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+
+from ucaptcha_async.checks import suggests, wrong
+from ucaptcha_async.errors import UCaptchaError
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+"""A value that JSON can hold."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_DEEPEST = 64
+_MOST_BITS = 64
+_LONGEST_SHOWN = 100
+_LOGIN = re.compile(r"\S:\S+@")
+_JSON_ALLOWED = "a JSON value (text, finite number, bool, None, list or mapping with text keys)"
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """A value of the library's own that may stand inside JSON: a task or a proxy."""
+
+    def encode_nested(self) -> JSON:
+        """How it is written there."""
+        ...
+
+
+class SecretMapping(dict[str, Any]):
+    """A mapping whose values may be secrets: it shows its keys, and cannot be pickled."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} hidden: {', '.join(map(str, self))}>" if self else "<empty>"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        # Without this, rich would show a dict's values whatever its `repr` says.
+        yield repr(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this mapping may hold secrets and is not pickled; store the values you need with dict(…)")
+
+    def __copy__(self) -> SecretMapping:
+        return SecretMapping(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SecretMapping:
+        return SecretMapping(self)
+
+
+def hidden(raw: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The same mapping, with its values out of sight."""
+    return raw if isinstance(raw, SecretMapping) else SecretMapping(raw)
+
+
+def discreet(function: F) -> F:
+    """Raise the errors of `function` from here, so that no traceback with locals shows what was passed in."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (UCaptchaError, TypeError) as error:
+            problem = error.with_traceback(None)
+            problem.__context__ = None
+        del args, kwargs
+        try:
+            raise problem from None
+        finally:
+            del problem
+
+    return cast(F, call)
+
+
+def checked(cls: type[T]) -> type[T]:
+    """Class decorator, above the attrs one: wrong keywords name the right one, and errors show no arguments."""
+    cls = suggests(cls)
+    setattr(cls, "__init__", discreet(cls.__init__))  # noqa: B010 - type checkers take an assignment for a mistake
+    return cls
+
+
+@functools.cache
+def camel(name: str) -> str:
+    """The service's spelling of a field's name: `min_score` becomes `minScore`."""
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+def to_json(field: str, value: object, depth: int = 0) -> JSON:
+    """Copy a value as plain JSON, or raise `InvalidTaskError` that names the field and the place in it."""
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or (isinstance(value, int) and value.bit_length() <= _MOST_BITS):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, str) and _is_unicode(value):
+        return str(value)
+    if depth < _DEEPEST and isinstance(value, Mapping):
+        return {_key(field, key): to_json(f"{field}.{key}", item, depth + 1) for key, item in value.items()}
+    if depth < _DEEPEST and isinstance(value, list | tuple):
+        return [to_json(f"{field}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, Nested):
+        return to_json(field, value.encode_nested(), depth + 1)
+    raise wrong(field, value, _JSON_ALLOWED)
+
+
+def _key(field: str, key: object) -> str:
+    if not isinstance(key, str) or not _is_unicode(key):
+        raise wrong(f"{field}: each key", key, "text")
+    return key
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def shown(value: object) -> str:
+    """The `repr` of a field's value; what is long or may hold a login is counted instead of shown."""
+    if isinstance(value, str) and (len(value) > _LONGEST_SHOWN or _LOGIN.search(value)):
+        return f"<{len(value)} characters>"
+    if isinstance(value, Mapping | list | tuple):
+        return f"<{len(value)} items>"
+    return repr(value)
+
+
+class NumericId(str):
+    """A task's id that the service gave as a number. Text everywhere, but it goes back as it came: see `wire_id`."""
+
+    __slots__ = ()
+
+
+def wire_id(task_id: str) -> str | int:
+    """A task's id as the service spells it: a number where it gave a number, text otherwise, digit for digit."""
+    return int(task_id) if isinstance(task_id, NumericId) else str(task_id)

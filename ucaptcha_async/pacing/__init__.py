@@ -1,0 +1,15 @@
+"""How fast and how many: the rate limiter and its arithmetic, the bound on what is in flight, the account breaker."""
+
+from __future__ import annotations
+
+from .breaker import Breaker
+from .limiter import InFlight, InFlightStatistics, Limiter, RateLimiter, RateLimiterStatistics
+
+__all__ = [
+    "Breaker",
+    "InFlight",
+    "InFlightStatistics",
+    "Limiter",
+    "RateLimiter",
+    "RateLimiterStatistics",
+]

@@ -1,0 +1,250 @@
+"""When to ask next: settings, and the state of one solve. Pure: no clock, no I/O, no event loop."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from random import Random
+
+import attrs
+
+from ucaptcha_async.checks import Seconds, seconds, suggests, whole, wrong
+from ucaptcha_async.errors import ConfigurationError
+
+from .history import History, SolveTimes
+from .plans import ENOUGH, Plan
+
+__all__ = ["PollClock", "Polling", "SolveTimes"]
+
+DEAREST = 3600.0  # s; the price of a poll must stay within the reach of sums
+LONGEST_WAIT = 3600.0  # s; a `Retry-After` beyond it is taken for an error
+
+
+def _positive(name: str, value: Seconds) -> float:
+    number = seconds(name, value)
+    if number == 0:
+        raise wrong(name, value, "a number of seconds (float or timedelta) above 0", ConfigurationError)
+    return number
+
+
+def _interval(value: Seconds) -> float:
+    return _positive("interval", value)
+
+
+def _max_spacing(value: Seconds) -> float:
+    return _positive("max_spacing", value)
+
+
+def _callback_net(value: Seconds) -> float:
+    return _positive("callback_net", value)
+
+
+def _first(value: Seconds | None) -> float | None:
+    return None if value is None else seconds("first", value)
+
+
+def _ages(value: Sequence[Seconds] | None) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise wrong("schedule", value, "a sequence of seconds (float or timedelta)", ConfigurationError)
+    return tuple(seconds("schedule", age) for age in value)
+
+
+def _jitter(value: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise wrong("jitter", value, "a number from 0 to 1", ConfigurationError)
+    return float(value)
+
+
+def _poll_price(value: Seconds) -> float:
+    number = seconds("poll_price", value)
+    if number > DEAREST:
+        raise wrong("poll_price", value, f"a number of seconds of at most {DEAREST:g}", ConfigurationError)
+    return number
+
+
+def _memory(value: int) -> int:
+    return whole("memory", value, minimum=ENOUGH)
+
+
+@suggests
+@attrs.frozen(kw_only=True)
+class Polling:
+    """When a task is asked for: by default learned per task type, at the least cost of polls and delay.
+
+    Source: docs/api/ucaptcha/get-task-result (every 5 seconds).
+
+    Args:
+        interval: Seconds from the start of one poll of a task to the start of the next, at the least.
+        first: Seconds from acceptance to the first poll, in place of what is learned.
+        schedule: Seconds from acceptance to each poll, in place of what is learned; after the last, every `interval`.
+        jitter: How far a poll that is not due at the earliest moment may move, as a share of `interval`.
+        poll_price: Seconds of delay that one poll is worth: more of it polls less and learns of solutions later.
+        max_spacing: Seconds to which repeated faults may stretch the spacing.
+        callback_net: Seconds between polls where results are pushed, as a net for those that get lost.
+        memory: Solves remembered per task type.
+
+    Raises:
+        ConfigurationError: A setting is out of its range.
+    """
+
+    interval: float = attrs.field(default=5.0, converter=_interval)
+    first: float | None = attrs.field(default=None, converter=_first)
+    schedule: tuple[float, ...] | None = attrs.field(default=None, converter=_ages)
+    jitter: float = attrs.field(default=0.1, converter=_jitter)
+    poll_price: float = attrs.field(default=0.65, converter=_poll_price)
+    max_spacing: float = attrs.field(default=60.0, converter=_max_spacing)
+    callback_net: float = attrs.field(default=30.0, converter=_callback_net)
+    memory: int = attrs.field(default=100, converter=_memory)
+
+    def __attrs_post_init__(self) -> None:
+        if self.schedule is None:
+            return
+        if self.first is not None:
+            raise ConfigurationError("first and schedule exclude each other", field="first")
+        gaps = (late - early for early, late in zip(self.schedule, self.schedule[1:], strict=False))
+        # A hair of tolerance: 0.3 - 0.2 is a little less than 0.1.
+        if any(gap < self.interval * (1 - 1e-9) for gap in gaps):
+            raise ConfigurationError(
+                f"schedule must rise by at least the interval ({self.interval:g} s) each time", field="schedule"
+            )
+
+
+@attrs.define(eq=False, init=False)
+class PollClock:
+    """When one task is polled next: told what happens, it answers with `next_poll`.
+
+    All times are those of one monotonic clock, in seconds. The driver waits until `next_poll`, calls `polled` as it
+    sends, then one of `pending`, `faulted` and `ready`. Two polls never start closer than `interval`.
+
+    Args:
+        polling: The settings.
+        times: The memory of solve times that it learns from and teaches.
+        task_type: The task's type.
+        accepted_at: When the service accepted the task; in the past for a task that is taken up again.
+        rng: The source of jitter.
+        net: Results are pushed; poll only as a net, every `callback_net` seconds, until `hinted`.
+        resumed: Nobody knows when the task was accepted: poll at once, then every `interval`, and learn nothing.
+
+    Attributes:
+        next_poll: When the next poll may start.
+        polls: Polls started.
+        faults: Polls without a usable answer.
+    """
+
+    polling: Polling = attrs.field(repr=False)
+    _history: History = attrs.field(repr=False)
+    accepted_at: float
+    _rng: Random = attrs.field(repr=False)
+    net: bool
+    next_poll: float
+    polls: int
+    faults: int
+    _streak: int
+    _last: float
+    _pending: float
+    _watched: bool = attrs.field(repr=False)
+
+    def __init__(
+        self,
+        polling: Polling,
+        times: SolveTimes,
+        task_type: str,
+        accepted_at: float,
+        rng: Random,
+        *,
+        net: bool = False,
+        resumed: bool = False,
+    ) -> None:
+        self.polling = attrs.evolve(polling, first=None, schedule=()) if resumed else polling
+        self._history = times.history(task_type)
+        self.accepted_at = accepted_at
+        self._rng = rng
+        self.net = net
+        self.polls = self.faults = self._streak = 0
+        self._last = -math.inf
+        self._pending = 0.0
+        self._watched = not resumed and self._history.watch(self)
+        first = 0.0 if resumed else self._first()
+        self.next_poll = accepted_at + first + self._shift(first)
+
+    def polled(self, now: float) -> None:
+        """A poll starts."""
+        self.polls += 1
+        self._last = now
+        self.next_poll = now + self.polling.interval
+
+    def pending(self, received_at: float) -> None:
+        """The poll was answered: not ready yet."""
+        self._streak = 0
+        self._pending = self._seen(received_at)
+        if self._watched:
+            self._history.pending(self, self._pending)
+        soonest = self._last + self.polling.interval
+        planned = self.accepted_at + self._after(self._last - self.accepted_at)
+        # Polls at the earliest moment need no shift: they keep the one that the first got.
+        self.next_poll = max(soonest, planned + self._shift(planned - soonest))
+
+    def faulted(self, now: float, retry_after: float | None = None) -> None:
+        """The poll failed, and is only late: by longer if that repeats, and by `retry_after` seconds at least."""
+        self.faults += 1
+        polling = self.polling
+        # The exponent is bounded, as 2.0 ** 1024 overflows.
+        spacing = max(polling.interval, min(polling.max_spacing, polling.interval * 2.0 ** min(self._streak, 60)))
+        self._streak += 1
+        wait = retry_after if retry_after is not None and 0 <= retry_after <= LONGEST_WAIT else 0.0
+        self.next_poll = max(self._last + spacing, now + wait) + self._rng.random() * polling.jitter * spacing
+
+    def ready(self, received_at: float, solve_time: float | None = None) -> None:
+        """The poll was answered: ready, after `solve_time` seconds if the service says so."""
+        if not self._watched:
+            return
+        self._watched = False
+        slack = self.polling.interval / 5
+        # What contradicts the polls is another clock or another unit, and no time to poll at.
+        if solve_time is not None and self._pending - slack <= solve_time <= received_at - self.accepted_at + slack:
+            self._history.ready(self, solve_time, solve_time)
+        else:
+            self._history.ready(self, self._pending, self._seen(received_at))
+
+    def ended(self) -> None:
+        """The solve ended without a solution: nothing is learned from it."""
+        self._watched = False
+        self._history.leave(self)
+
+    def hinted(self, now: float) -> None:
+        """Somebody says that the task is ready: poll as soon as the interval allows, and go on without a net."""
+        self.net = False
+        self.next_poll = max(now, self._last + self.polling.interval)
+
+    def _plan(self) -> Plan:
+        return self._history.plan(self.polling.interval, self.polling.poll_price)
+
+    def _first(self) -> float:
+        polling = self.polling
+        if self.net:
+            return max(polling.callback_net, self._plan().late or 0.0)
+        if polling.first is not None:
+            return polling.first
+        if polling.schedule is not None:
+            return polling.schedule[0] if polling.schedule else polling.interval
+        return self._plan().first
+
+    def _after(self, age: float) -> float:
+        polling = self.polling
+        if self.net:
+            return age + max(polling.interval, polling.callback_net)
+        if polling.schedule is None:
+            return self._plan().after(age)
+        # A jittered poll must not take the next of the schedule for the one after it.
+        index = bisect_left(polling.schedule, age + polling.interval * (1 - polling.jitter))
+        return polling.schedule[index] if index < len(polling.schedule) else age + polling.interval
+
+    def _shift(self, room: float) -> float:
+        return self._rng.uniform(-1, 1) * max(0.0, min(room, self.polling.jitter * self.polling.interval))
+
+    def _seen(self, received_at: float) -> float:
+        """The age of the task when the service looked: half-way between question and answer."""
+        return (max(self._last, self.accepted_at) + received_at) / 2 - self.accepted_at

@@ -1,0 +1,352 @@
+"""One rate limit for many processes and machines, kept in Redis (extra `redis`).
+
+Every process takes its turns from one schedule in Redis, a few at a time and only for requests that wait, and waits for
+them by its own clock. Redis' clock is the measure: no two machines need to agree on the time.
+
+**The promise.** In every window, wherever it starts, at most `limit` requests leave all processes together. A turn that
+is used late would crowd into a later window, so a turn is void `LATE` of a window after its time, and the schedule
+counts in windows that are longer by as much. That, and bursts of a hundredth, leave 98 % of the limit to be used.
+
+**What breaks it.** If Redis loses its memory (a restart without persistence, a flush, an eviction) or its clock is set,
+the schedule starts anew. Processes must use the same `limit` and `window` under one `name`.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections import deque
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import anyio
+import attrs
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ucaptcha_async.checks import Seconds, seconds, suggests, wrong
+from ucaptcha_async.errors import ClientStateError, ConfigurationError, UCaptchaError
+from ucaptcha_async.pacing import RateLimiter
+from ucaptcha_async.pacing.gcra import HAIR, Departures, Pace, not_before
+from ucaptcha_async.pacing.quota import Quota, ServerClock
+
+try:
+    import coredis
+    from coredis.exceptions import ConnectionError as DisconnectedError
+    from coredis.exceptions import RedisError
+    from coredis.retry import ConstantRetryPolicy
+except ImportError as error:
+    raise ImportError("coredis is not installed: pip install 'ucaptcha_async[redis]'") from error
+
+LATE = 0.006
+"""How late a turn may be used, as a part of the window."""
+
+Client = coredis.Redis[Any] | coredis.RedisCluster[Any]
+
+# Times are whole microseconds of Redis' clock, spans are microseconds. `next` is when the turn after the last one would
+# be due without a burst; `turns` counts them; `paused` is the end of the latest pause.
+SCRIPT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local wanted, interval, credit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local lead, ahead = tonumber(ARGV[4]), tonumber(ARGV[5])
+local horizon, pause = tonumber(ARGV[6]), tonumber(ARGV[7])
+local state = redis.call('HMGET', KEYS[1], 'next', 'turns', 'paused')
+local following, turns, paused = tonumber(state[1] or 0), tonumber(state[2] or 0), tonumber(state[3] or 0)
+
+-- Turns that were not used are given back, if nobody has taken one behind them.
+if state[1] == ARGV[8] then
+  following = following - tonumber(ARGV[9]) * tonumber(ARGV[10])
+  turns = turns - tonumber(ARGV[9])
+end
+if following - now > 2 * horizon then -- the clock was set back
+  following, paused = 0, 0
+end
+if pause > 0 then
+  paused = math.max(paused, now + pause)
+  following = math.max(following, now + pause + credit)
+end
+
+local reply, first = {now, paused, turns}, now + lead
+for turn = 1, wanted do
+  local at = math.max(first, following - credit)
+  if turn > 1 and at > first + ahead then break end
+  reply[#reply + 1] = math.ceil(at)
+  following = math.max(following, first) + interval
+  turns = turns + 1
+end
+local text = string.format('%.17g', following)
+redis.call('HSET', KEYS[1], 'next', text, 'turns', turns, 'paused', string.format('%.17g', paused))
+redis.call('PEXPIRE', KEYS[1], math.ceil((math.max(0, following - now) + 2 * horizon) / 1000))
+table.insert(reply, 4, text)
+return reply
+"""
+
+
+class RedisUnavailableError(UCaptchaError):
+    """Redis does not answer, or not in time, so nobody knows whether a request may leave. Nothing was sent."""
+
+    retryable = True
+
+
+@attrs.frozen
+class _Turn:
+    """A turn: when it is due, when it is void (both on our clock), and its number among those of all processes."""
+
+    at: float
+    until: float
+    number: int
+
+
+@attrs.define(eq=False)
+class _Numbered(Departures):
+    """Our own departures with their numbers among those of all processes: how many had left of all."""
+
+    _numbers: array[int] = attrs.field(factory=lambda: array("q"), init=False)
+
+    def add(self, now: float, number: int = 0) -> None:
+        """Note a departure of ours."""
+        if len(self._times) >= 2 * self.keep:
+            del self._numbers[: -self.keep]
+        super().add(now)
+        self._numbers.append(number)
+        self.total = number
+
+    def until(self, time: float) -> float:
+        """How many of all had left at `time`, as far as our own tell."""
+        if not self._numbers:
+            return self.total
+        return self._numbers[max(0, bisect_right(self._times, time) - 1)]
+
+    def forget(self) -> None:
+        """Forget when they left."""
+        super().forget()
+        del self._numbers[:]
+
+
+@attrs.define(eq=False)
+class SharedPace(Pace):
+    """Turns that were taken from the common schedule, and what the next visit to Redis has to tell. Pure state."""
+
+    #: A turn may be used this much after its time, in seconds.
+    tolerance: float = attrs.field(init=False)
+    _numbered: _Numbered = attrs.field(init=False)
+    _turns: deque[_Turn] = attrs.field(factory=deque, init=False)
+    _pause_until: float = attrs.field(default=-math.inf, init=False)
+    _told_until: float = attrs.field(default=-math.inf, init=False)
+    # What the latest visit left behind: the schedule's state, the spacing, and how many turns at its end are unused.
+    _left_at: str = attrs.field(default="-", init=False)
+    _spacing: float = attrs.field(default=0.0, init=False)
+    _unused: int = attrs.field(default=0, init=False)
+    _skipped: int = attrs.field(default=0, init=False)
+    _clock: ServerClock = attrs.field(factory=ServerClock, init=False)
+    _lead: float = attrs.field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.departures = self._numbered = _Numbered(self.limit)
+        self.burst = max(1, self.limit // 100)
+        self.tolerance = self.window * LATE
+        # Two thousandths more for what the clocks may drift, and for the way from here to the socket.
+        self.interval = self.window * (1.002 + LATE) / (self.limit - self.burst + 1)
+        self._credit = (self.burst - 1) * self.interval
+        self.patience = self.window / 1_000
+
+    def ready_at(self, now: float) -> float:
+        """When the next turn is due; infinitely late if there is none."""
+        while self._turns and now > self._turns[0].until:
+            self._turns.popleft()
+        return not_before(now, self._turns[0].at) if self._turns else math.inf
+
+    def free(self, now: float) -> int:
+        """How many turns are due at `now`."""
+        return sum(turn.at <= now + HAIR for turn in self._turns)
+
+    def depart(self, now: float) -> None:
+        """Use the first turn. The caller has asked `ready_at` at the same `now`."""
+        turn = self._turns.popleft()
+        self._unused = len(self._turns)
+        self._numbered.add(now, turn.number)
+
+    def pause(self, until: float) -> None:
+        """Our turns are void, and the next visit tells the others to wait as well."""
+        self._turns.clear()
+        self._pause_until = max(self._pause_until, until)
+
+    def ask(self, wanted: int, spacing: float, now: float) -> list[str | int]:
+        """The script's arguments for a visit that wants some turns, `spacing` seconds apart."""
+        self._told_until = self._pause_until
+        pause = max(0.0, self._pause_until - now)
+        spans = [spacing, self._credit, self._lead, self.window / 100, self.horizon, pause]
+        return [wanted, *(repr(span * 1e6) for span in spans), self._left_at, self._unused, repr(self._spacing * 1e6)]
+
+    def take(self, reply: list[Any], spacing: float, sent_at: float, received_at: float) -> float:
+        """Take in the script's answer.
+
+        Returns:
+            When the latest pause of any process ends or ended, on our clock.
+        """
+        now, paused, number, left_at, *due = reply
+        if number + self._skipped < self.departures.total:  # Redis has lost its memory and counts anew
+            self._skipped = self.departures.total - number
+        self._clock.hear(now / 1e6, sent_at, received_at, grain=1e-5)
+        for count, at in enumerate(due, start=1):
+            local = self._clock.local(at / 1e6)
+            until = local + self.tolerance - self._clock.doubt
+            self._turns.append(_Turn(local, until, number + self._skipped + count))
+        # Where the way from Redis takes longer than a turn is good for, ask for later turns.
+        in_time = any(turn.until > received_at for turn in self._turns)
+        self._lead = self._lead / 2 if in_time else 1.5 * (received_at - sent_at)
+        self._left_at = left_at.decode() if isinstance(left_at, bytes) else left_at
+        self._spacing, self._unused = spacing, len(due)
+        if self._pause_until > self._told_until:  # it began during the visit: these turns are void, too
+            self._turns.clear()
+        else:
+            self._pause_until = -math.inf
+        return received_at + float(paused - now) / 1e6
+
+    @property
+    def doubt(self) -> float:
+        """How well Redis' clock is known, in seconds: turns are good for `tolerance` less this."""
+        return self._clock.doubt
+
+
+@suggests
+class RedisRateLimiter(RateLimiter):
+    """At most `limit` requests in every window, for all processes that use the same Redis and `name` together.
+
+    It is used like a `RateLimiter`, and opened with `async with` before the clients that use it.
+
+    Within a process waiters go in the order of their arrival. A cancelled waiter's turn goes to the next in its
+    process, or back to the schedule if no other process has taken one behind it. A refusal (HTTP 429) pauses all
+    processes: the others hear of it when they take their next turns. What others who do not use this limiter take from
+    the service's limit is accommodated as by a `RateLimiter`.
+
+    Args:
+        redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`
+            that is open while the limiter is used.
+        name: Whoever uses the same name shares the limit.
+        limit: Requests per window, for all together.
+        window: Seconds (or a `timedelta`). Redis must be near enough to answer within a two-hundredth of it at times.
+        timeout: How long Redis may take to connect, or to answer, in seconds. A cancelled waiter that has just asked
+            still waits for the answer.
+        fallback: Paces the requests of this process while Redis is away, for example a `RateLimiter` with the
+            process's share of the limit. Default: `acquire` raises `RedisUnavailableError`.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+
+    Source: docs/api/overview.
+    """
+
+    def __init__(
+        self,
+        redis: str | Client,
+        *,
+        name: str = "default",
+        limit: int = 10_000,
+        window: Seconds = 10.0,
+        timeout: Seconds = 1.0,
+        fallback: RateLimiter | None = None,
+    ) -> None:
+        super().__init__(limit, window)
+        self._shared = self._pace = SharedPace(self.limit, self.window)
+        self._quota = Quota(self._pace)
+        self._timeout = seconds("timeout", timeout)
+        self._fallback = fallback
+        self._owned = isinstance(redis, str)
+        self._redis = _client(redis, self._timeout) if isinstance(redis, str) else redis
+        self._key = f"ucaptcha:limit:{name}"
+        self._script = self._redis.register_script(SCRIPT)
+        self._opened = AsyncExitStack()
+        self._open = not self._owned
+        self._away_until = -math.inf
+        self._strange = 0
+
+    async def __aenter__(self) -> Self:
+        """Open the connection to Redis, if the limiter was given a URL."""
+        if self._owned:
+            await self._opened.enter_async_context(self._redis)
+            self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what was opened."""
+        self._open = not self._owned
+        await self._opened.__aexit__(kind, error, trace)
+
+    async def acquire(self) -> None:
+        """Wait until one request may leave.
+
+        Raises:
+            RedisUnavailableError: Redis does not answer, and there is no fallback. Raised at once for a second after
+                a failure.
+            ClientStateError: The limiter was given a URL and is not open.
+        """
+        try:
+            await super().acquire()
+        except RedisUnavailableError:
+            if self._fallback is None:
+                raise
+            await self._fallback.acquire()
+            self._fallback.lost()
+            self._departed += 1
+            self._in_transit += 1
+
+    def _due(self, now: float) -> float:
+        return self._pace.ready_at(now)
+
+    def _free(self, now: float) -> int:
+        return self._pace.free(now)
+
+    async def _sleep(self, now: float, due: float) -> None:
+        if due < math.inf:
+            await super()._sleep(now, due)
+        elif (spacing := self._quota.spacing(now)) < math.inf:
+            await self._visit(max(spacing, self._pace.interval), now)
+        else:
+            await anyio.sleep_until(min(self._quota.ends_at, now + self._pace.horizon / 20))
+
+    async def _visit(self, spacing: float, now: float) -> None:
+        """Take turns for those who wait."""
+        if not self._open:
+            raise ClientStateError("a RedisRateLimiter with a URL is used inside `async with` only")
+        if now < self._away_until <= now + 1:
+            raise RedisUnavailableError("Redis did not answer a moment ago")
+        arguments = self._shared.ask(len(self._line), spacing, now)
+        try:
+            # Not to be cancelled: a lost answer is lost turns, and a connection that is cancelled half made is lost
+            # to the pool of coredis.
+            with anyio.fail_after(3 * self._timeout, shield=True):
+                sent_at = anyio.current_time()
+                reply: Any = await self._script(keys=[self._key], args=arguments)
+                received_at = anyio.current_time()
+        except (RedisError, TimeoutError, OSError) as error:
+            self._away_until = anyio.current_time() + 1
+            raise RedisUnavailableError(f"Redis does not answer ({type(error).__name__})") from error
+        paused_until = self._shared.take(reply, spacing, sent_at, received_at)
+        if paused_until > received_at:
+            self._paused_until = max(self._paused_until, paused_until)
+        self._check_clock()
+        await checkpoint_if_cancelled()
+
+    def _check_clock(self) -> None:
+        """If no answer came fast enough to know Redis' clock as well as the promise needs, say so, after some tries."""
+        allowed = self._shared.tolerance
+        self._strange = self._strange + 1 if self._shared.doubt >= allowed else 0
+        if self._strange >= 20:
+            self._strange = 0
+            trip = f"takes {self._shared.doubt:.3g} s to answer at best"
+            raise RedisUnavailableError(f"Redis {trip}; a window of {self.window:.3g} s allows {allowed:.3g} s")
+
+
+def _client(url: str, timeout: float) -> Client:
+    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        raise wrong("redis", url, "a redis://, rediss:// or unix:// URL, or a coredis client", ConfigurationError)
+    # Once more at once if the connection was lost: it may be an idle one that Redis has closed.
+    again = ConstantRetryPolicy((DisconnectedError,), retries=1, delay=0.01)
+    return coredis.Redis.from_url(url, connect_timeout=timeout, stream_timeout=timeout, retry_policy=again)

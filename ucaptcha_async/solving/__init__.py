@@ -1,0 +1,1 @@
+"""One solve from end to end, and streams of them."""

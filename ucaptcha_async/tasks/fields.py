@@ -1,0 +1,132 @@
+"""Checks of the fields of a task: each names the field, what is allowed, and what was given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+
+from ucaptcha_async.checks import Seconds, seconds, split_url, wrong
+from ucaptcha_async.errors import ConfigurationError, InvalidTaskError, ProxyError
+from ucaptcha_async.json_values import JSON, to_json
+
+from .proxy import Proxy
+
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def must(allowed: str, test: Callable[[Any], bool]) -> Validator:
+    """A validator: the value must pass `test`."""
+
+    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not test(value):
+            raise wrong(attribute.name, value, allowed)
+
+    return validate
+
+
+def maybe(validator: Validator) -> Validator:
+    """A validator that lets `None` pass: the field is not sent."""
+
+    def validate(task: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None:
+            validator(task, attribute, value)
+
+    return validate
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def number(low: float, high: float) -> Validator:
+    """A validator: a number from `low` to `high`."""
+    return must(f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high)
+
+
+def whole_number(low: int, high: int) -> Validator:
+    """A validator: a whole number from `low` to `high`."""
+
+    def test(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return must(f"a whole number from {low} to {high}", test)
+
+
+def one_of(*words: str) -> Validator:
+    """A validator: one of the words."""
+    return must(f"one of {', '.join(map(repr, words))}", lambda value: isinstance(value, str) and value in words)
+
+
+def is_key(value: object) -> bool:
+    """Whether a value is text without white space, as keys and names of types are."""
+    return isinstance(value, str) and value != "" and value.isprintable() and not any(c.isspace() for c in value)
+
+
+KEY = must("non-empty text without white space", is_key)
+TEXT = must("non-empty text", lambda value: isinstance(value, str) and value.strip() != "")
+FLAG = must("True or False", lambda value: isinstance(value, bool))
+OBJECT = must("a mapping of JSON values", lambda value: isinstance(value, Mapping))
+DOMAIN = one_of("google.com", "recaptcha.net", "www.google.com", "www.recaptcha.net")
+LENGTH = whole_number(0, 10_000)
+CLICKS = whole_number(1, 1_000)
+ANGLE = must("a number above 0, up to 360", lambda value: _is_number(value) and 0 < value <= 360)
+
+
+def page(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    """A validator: the absolute URL of a page."""
+    split_url(attribute.name, value, InvalidTaskError)
+
+
+def a_proxy(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """A validator: a `Proxy`, or `None`."""
+    if value is not None and not isinstance(value, Proxy):
+        raise wrong(attribute.name, value, "a Proxy (Proxy.parse reads a URL) or None", ProxyError)
+
+
+def more_fields(task: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """A validator: the `extra` fields of a task."""
+    OBJECT(task, attribute, value)
+    if "type" in value:
+        raise InvalidTaskError("extra must not hold 'type': set the task's own type", field="extra")
+
+
+def in_order(low_name: str, low: int | None, high_name: str, high: int | None) -> None:
+    """Check that a least value does not exceed the greatest one; 0 and `None` are no limits."""
+    if low and high and low > high:
+        raise wrong(high_name, high, f"at least {low_name} ({low})")
+
+
+def type_name(value: str | None) -> str | None:
+    """A converter: the name of a task type, or `None` for the usual one."""
+    if value is not None and not is_key(value):
+        raise wrong("type", value, "non-empty text without white space")
+    return value
+
+
+def lifetime(value: Seconds | None) -> float | None:
+    """A converter: a duration in seconds, or `None`."""
+    if value is None:
+        return None
+    try:
+        return seconds("lifetime", value)
+    except ConfigurationError as error:
+        raise InvalidTaskError(error.message, field="lifetime") from None
+
+
+def json_text(value: str | Mapping[str, JSON] | None) -> str | None:
+    """A converter: text that holds a JSON object, from a mapping or from text."""
+    if isinstance(value, Mapping):
+        return json.dumps(to_json("data", value))
+    if value is not None and not (isinstance(value, str) and _is_json_object(value)):
+        raise wrong("data", value, "a mapping, or text that holds a JSON object")
+    return value
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,167 @@
+"""What you ask about pictures: their text, where to click, how far to turn."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias
+
+import attrs
+
+from ucaptcha_async.json_values import checked
+
+from .base import SolutionClass, Widget, sent
+from .fields import ANGLE, CLICKS, FLAG, LENGTH, TEXT, in_order, maybe, one_of, page, whole_number
+from .images import Image, ImageSource, read_image
+from .solutions import CoordinatesSolution, RotateSolution, TextSolution
+
+LanguagePool: TypeAlias = Literal["en", "rn"]
+"""A group of people who solve: `"en"`, or `"rn"` (Russian and neighbours)."""
+
+
+def _image(value: ImageSource) -> Image:
+    return read_image("image", value)
+
+
+def _instructions(value: ImageSource | None) -> Image | None:
+    return None if value is None else read_image("img_instructions", value)
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ImageToText(Widget[TextSolution]):
+    """Text in an image. Gives a `TextSolution`, usually at once.
+
+    Type `ImageToTextTask` (source: docs/api/ucaptcha/create-task). The fields are family: anti-captcha
+    ImageToTextTask, not uCaptcha's own page.
+
+    Attributes:
+        image: The image: PNG, JPEG, GIF, WebP or BMP. Required. Sent as `body`. Give `bytes`; the path of a file as
+            `pathlib.Path`, which is read at once (on a slow disk, in a thread of your own); or text: base64 or a
+            `data:` URI.
+        phrase: Whether the answer has more than one word.
+        case: Whether upper and lower case matter.
+        numeric: 0 anything, 1 digits only, 2 no digits (anti-captcha); 3 and 4 are 2captcha's: either digits or
+            letters, and both.
+        math: Whether the answer is the result of a calculation.
+        min_length: Fewest characters; 0 for no limit.
+        max_length: Most characters; 0 for no limit.
+        comment: A hint for who solves it.
+        website_url: Absolute URL of the page it comes from.
+        language_pool: `"en"` or `"rn"` (Russian and neighbours).
+        module: The name of a recogniser. Family: CapSolver.
+        type: Another type name to send instead.
+        lifetime: Seconds that the text is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        import base64
+        from ucaptcha_async import ImageToText
+
+        text = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+        task = ImageToText(image=base64.b64decode(text), numeric=1, max_length=6)
+        assert task.to_wire() == {"type": "ImageToTextTask", "body": text, "numeric": 1, "maxLength": 6}
+        assert task == ImageToText(image=f"data:image/gif;base64,{text}", numeric=1, max_length=6)
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TextSolution
+    types: ClassVar[tuple[str, str]] = ("ImageToTextTask", "ImageToTextTask")
+
+    image: Image = attrs.field(converter=_image, metadata=sent("body", Image.to_base64))
+    phrase: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+    case: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+    numeric: int | None = attrs.field(default=None, validator=maybe(whole_number(0, 4)))
+    math: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+    min_length: int | None = attrs.field(default=None, validator=maybe(LENGTH))
+    max_length: int | None = attrs.field(default=None, validator=maybe(LENGTH))
+    comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    website_url: str | None = attrs.field(default=None, validator=maybe(page), metadata=sent("websiteURL"))
+    language_pool: LanguagePool | None = attrs.field(default=None, validator=maybe(one_of("en", "rn")))
+    module: str | None = attrs.field(default=None, validator=maybe(TEXT))
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        in_order("min_length", self.min_length, "max_length", self.max_length)
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ClickCoordinates(Widget[CoordinatesSolution]):
+    """Where to click in an image. Gives a `CoordinatesSolution`.
+
+    Type `CoordinatesRecognition`. Type and fields are family: AnySolver CoordinatesRecognition, not uCaptcha's own
+    page.
+
+    Attributes:
+        image: The image. Required. From the same sources as for [`ImageToText`][ucaptcha_async.ImageToText]. Sent as
+            `imageBase64`, a `data:` URI as in the example of that page.
+        comment: What to do, in words.
+        img_instructions: What to do, as an image.
+        min_clicks: Fewest clicks, from 1.
+        max_clicks: Most clicks, from 1.
+        type: Another type name to send instead.
+        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import ClickCoordinates
+
+        picture = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+        task = ClickCoordinates(image=picture, comment="Click the cats", max_clicks=4)
+        assert task.to_wire()["imageBase64"] == f"data:image/gif;base64,{picture}"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = CoordinatesSolution
+    types: ClassVar[tuple[str, str]] = ("CoordinatesRecognition", "CoordinatesRecognition")
+
+    image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
+    comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    img_instructions: Image | None = attrs.field(
+        default=None, converter=_instructions, metadata=sent("imgInstructions", Image.to_data_uri)
+    )
+    min_clicks: int | None = attrs.field(default=None, validator=maybe(CLICKS))
+    max_clicks: int | None = attrs.field(default=None, validator=maybe(CLICKS))
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        in_order("min_clicks", self.min_clicks, "max_clicks", self.max_clicks)
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Rotate(Widget[RotateSolution]):
+    """How far to turn an image. Gives a `RotateSolution`.
+
+    Type `RotateRecognition`. Type and fields are family: AnySolver RotateRecognition, not uCaptcha's own page.
+
+    Attributes:
+        image: The image. Required. From the same sources as for [`ImageToText`][ucaptcha_async.ImageToText]. Sent as
+            `imageBase64`, a `data:` URI as in the example of that page.
+        angle: The step of the widget, degrees, above 0 up to 360.
+        comment: What to do, in words.
+        img_instructions: What to do, as an image.
+        type: Another type name to send instead.
+        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import Rotate
+
+        picture = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+        task = Rotate(image=picture, angle=40)
+        assert task.to_wire()["imageBase64"] == f"data:image/gif;base64,{picture}"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = RotateSolution
+    types: ClassVar[tuple[str, str]] = ("RotateRecognition", "RotateRecognition")
+
+    image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
+    angle: float | None = attrs.field(default=None, validator=maybe(ANGLE))
+    comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    img_instructions: Image | None = attrs.field(
+        default=None, converter=_instructions, metadata=sent("imgInstructions", Image.to_data_uri)
+    )

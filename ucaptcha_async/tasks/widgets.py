@@ -1,0 +1,487 @@
+"""What you ask: one class for each CAPTCHA widget, and `Task` for any other type.
+
+The names of fields are the service's in snake case. uCaptcha's own pages about the task types were not available when
+this was written: only the names `RecaptchaV2TaskProxyless`, `ReCaptchaV2TokenProxyLess` and `ImageToTextTask` are
+uCaptcha's, and all else is the common ground of its protocol family (marked "family: …"). So `type` can be set on each
+class, and `extra` adds any field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, TypeAlias
+
+import attrs
+
+from ucaptcha_async.json_values import JSON, checked
+
+from .base import OnPage, SolutionClass, Task, WithKey, sent
+from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, json_text, maybe, number, page
+from .pictures import ClickCoordinates, ImageToText, Rotate
+from .proxy import Proxy
+from .solutions import GeeTestV3Solution, GeeTestV4Solution, TencentSolution, TokenSolution
+
+__all__ = [
+    "ClickCoordinates",
+    "FriendlyCaptcha",
+    "FunCaptcha",
+    "GeeTestV3",
+    "GeeTestV4",
+    "HCaptcha",
+    "ImageToText",
+    "MTCaptcha",
+    "Proxy",
+    "RecaptchaV2",
+    "RecaptchaV2Enterprise",
+    "RecaptchaV3",
+    "Rotate",
+    "Task",
+    "Tencent",
+    "Turnstile",
+    "YandexSmartCaptcha",
+]
+
+ApiDomain: TypeAlias = Literal["google.com", "recaptcha.net", "www.google.com", "www.recaptcha.net"]
+"""A host that serves reCAPTCHA's script."""
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RecaptchaV2(WithKey[TokenSolution]):
+    """reCAPTCHA v2, the checkbox or the invisible one. Gives a `TokenSolution`.
+
+    Type `RecaptchaV2TaskProxyless` (source: docs/api/ucaptcha/create-task), with a proxy `RecaptchaV2Task`
+    (family: anti-captcha RecaptchaV2Task, not uCaptcha's own page).
+
+    Attributes:
+        website_url: Absolute URL of the page. Required. Source: docs/api/ucaptcha/create-task.
+        website_key: The widget's site key. Required. Source: docs/api/ucaptcha/create-task.
+        is_invisible: Whether it is the invisible variant. Family: anti-captcha RecaptchaV2Task.
+        recaptcha_data_s_value: The page's `data-s` value, where it has one. Family: anti-captcha.
+        page_action: The widget's `action`. Family: CapSolver ReCaptchaV2.
+        user_agent: Browser identity to solve with, used with a proxy. Family: anti-captcha.
+        cookies: Cookies to solve with, `name=value; name2=value2`, used with a proxy. Family: anti-captcha.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through. Family, see there.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import Proxy, RecaptchaV2
+
+        task = RecaptchaV2(website_url="https://example.com/login", website_key="6Le-wvkSAAAAAPBMRTvw")
+        assert task.to_wire() == {
+            "type": "RecaptchaV2TaskProxyless",
+            "websiteURL": "https://example.com/login",
+            "websiteKey": "6Le-wvkSAAAAAPBMRTvw",
+        }
+        proxy = Proxy.parse("http://user:password@proxy.example.com:8080")
+        assert RecaptchaV2(website_url="https://example.com", website_key="6L", proxy=proxy).type == "RecaptchaV2Task"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("RecaptchaV2TaskProxyless", "RecaptchaV2Task")
+    usual_lifetime: ClassVar[float | None] = 120.0
+
+    is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+    recaptcha_data_s_value: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    cookies: str | None = attrs.field(default=None, validator=maybe(TEXT), repr=False)
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RecaptchaV2Enterprise(WithKey[TokenSolution]):
+    """reCAPTCHA v2 Enterprise. Gives a `TokenSolution`.
+
+    Type `RecaptchaV2EnterpriseTaskProxyless`, with a proxy `RecaptchaV2EnterpriseTask`. Type and fields are family:
+    anti-captcha RecaptchaV2EnterpriseTask, not uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_key: The widget's site key. Required.
+        enterprise_payload: What the page passes to `grecaptcha.enterprise.render`, for example `{"s": "…"}`.
+        api_domain: The host that the widget is loaded from: `"www.google.com"` or `"www.recaptcha.net"`.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import RecaptchaV2Enterprise
+
+        task = RecaptchaV2Enterprise(website_url="https://example.com", website_key="6L", enterprise_payload={"s": "x"})
+        assert task.to_wire()["enterprisePayload"] == {"s": "x"}
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("RecaptchaV2EnterpriseTaskProxyless", "RecaptchaV2EnterpriseTask")
+    usual_lifetime: ClassVar[float | None] = 120.0
+
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RecaptchaV3(WithKey[TokenSolution]):
+    """reCAPTCHA v3, Enterprise or not. Gives a `TokenSolution`.
+
+    Type `RecaptchaV3TaskProxyless` (family: anti-captcha and 2captcha RecaptchaV3), with a proxy `RecaptchaV3Task`
+    (inferred from CapSolver's `ReCaptchaV3Task`); neither is on uCaptcha's own pages.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_key: The site key. Required.
+        min_score: The score to reach, 0.1 to 0.9. Family: anti-captcha requires one of 0.3, 0.7 and 0.9; optional
+            at CapSolver.
+        page_action: The `action` of the page's `grecaptcha.execute`. Family: anti-captcha, CapSolver.
+        is_enterprise: Whether it is the Enterprise edition. Family: anti-captcha.
+        api_domain: The host that the script is loaded from. Family: 2captcha.
+        enterprise_payload: What the page passes to the Enterprise script. Family: CapSolver.
+        is_session: Whether a session is wanted besides the token. Family: CapSolver.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import RecaptchaV3
+
+        task = RecaptchaV3(website_url="https://example.com", website_key="6Lc_a", min_score=0.7, page_action="login")
+        assert task.to_wire()["minScore"] == 0.7
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("RecaptchaV3TaskProxyless", "RecaptchaV3Task")
+    usual_lifetime: ClassVar[float | None] = 120.0
+
+    min_score: float | None = attrs.field(default=None, validator=maybe(number(0.1, 0.9)))
+    page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    is_enterprise: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+    api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    is_session: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class HCaptcha(WithKey[TokenSolution]):
+    """hCaptcha. Gives a `TokenSolution`.
+
+    Type `HCaptchaTaskProxyless`, with a proxy `HCaptchaTask`. Type and fields are family: anti-captcha HCaptchaTask,
+    not uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_key: The widget's site key. Required.
+        is_invisible: Whether it is the invisible variant.
+        enterprise_payload: Values of the Enterprise edition, for example `{"rqdata": "…"}`.
+        user_agent: Browser identity to solve with. Deprecated at anti-captcha: use the solution's `user_agent`.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import HCaptcha
+
+        task = HCaptcha(website_url="https://example.com", website_key="10000000-ffff-ffff-ffff-000000000001")
+        assert task.type == "HCaptchaTaskProxyless"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("HCaptchaTaskProxyless", "HCaptchaTask")
+    usual_lifetime: ClassVar[float | None] = 120.0
+
+    is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Turnstile(WithKey[TokenSolution]):
+    """Cloudflare Turnstile, the widget. Gives a `TokenSolution`.
+
+    Type `TurnstileTaskProxyless`, with a proxy `TurnstileTask`. Type and fields are family: anti-captcha
+    TurnstileTask, not uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_key: The widget's site key. Required.
+        action: The widget's `action`.
+        c_data: The widget's `cData`.
+        chl_page_data: The widget's `chlPageData`.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted (300). Source: docs/features/lightning-mode. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import Turnstile
+
+        task = Turnstile(website_url="https://example.com", website_key="0x4AAAAAAA", action="login", c_data="c1")
+        assert task.to_wire()["cData"] == "c1"
+        assert task.lifetime == 300
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("TurnstileTaskProxyless", "TurnstileTask")
+    usual_lifetime: ClassVar[float | None] = 300.0
+
+    action: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    c_data: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    chl_page_data: str | None = attrs.field(default=None, validator=maybe(TEXT))
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GeeTestV3(OnPage[GeeTestV3Solution]):
+    """GeeTest v3, the slider and its kin. Gives a `GeeTestV3Solution`.
+
+    Type `GeeTestTaskProxyless`, with a proxy `GeeTestTask`. Type and fields are family: anti-captcha GeeTestTask, not
+    uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        gt: The site's public key. Required.
+        challenge: The challenge, fresh for each task: it serves once. Required.
+        geetest_api_server_subdomain: The API's host, where it is not the usual one.
+        geetest_get_lib: The path of the library, JSON text. Family: CapMonster.
+        user_agent: Browser identity to solve with. Family: CapMonster.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import GeeTestV3
+
+        task = GeeTestV3(website_url="https://example.com", gt="022397c9", challenge="12345678abc")
+        assert task.to_wire()["challenge"] == "12345678abc"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = GeeTestV3Solution
+    types: ClassVar[tuple[str, str]] = ("GeeTestTaskProxyless", "GeeTestTask")
+
+    gt: str = attrs.field(validator=KEY)
+    challenge: str = attrs.field(validator=KEY)
+    geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
+    geetest_get_lib: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GeeTestV4(OnPage[GeeTestV4Solution]):
+    """GeeTest v4. Gives a `GeeTestV4Solution`.
+
+    Type `GeeTestTaskProxyless`, with a proxy `GeeTestTask`; `version` 4 is sent along. Type and fields are family:
+    anti-captcha GeeTestTask, not uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        gt: The site's `captcha_id`. Required.
+        init_parameters: What the page passes to `initGeetest4`; 2captcha wants `captcha_id` here too.
+        geetest_api_server_subdomain: The API's host, where it is not the usual one.
+        user_agent: Browser identity to solve with. Family: CapMonster.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import GeeTestV4
+
+        task = GeeTestV4(website_url="https://example.com", gt="e392e1d7", init_parameters={"riskType": "slide"})
+        assert task.to_wire()["version"] == 4
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = GeeTestV4Solution
+    types: ClassVar[tuple[str, str]] = ("GeeTestTaskProxyless", "GeeTestTask")
+
+    gt: str = attrs.field(validator=KEY)
+    version: int = attrs.field(default=4, init=False)
+    init_parameters: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
+    user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FunCaptcha(OnPage[TokenSolution]):
+    """FunCaptcha (Arkose Labs). Gives a `TokenSolution`.
+
+    Type `FunCaptchaTaskProxyless`, with a proxy `FunCaptchaTask`. Type and fields are family: anti-captcha
+    FunCaptchaTask, not uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_public_key: The widget's public key. Required.
+        funcaptcha_api_js_subdomain: The host that the widget is loaded from, where it is the site's own.
+        data: What the page passes to the widget, for example `{"blob": "…"}`: a mapping, or JSON text. Sent as text.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import FunCaptcha
+
+        task = FunCaptcha(website_url="https://example.com", website_public_key="69A21A01", data={"blob": "b1"})
+        assert task.to_wire()["data"] == '{"blob": "b1"}'
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("FunCaptchaTaskProxyless", "FunCaptchaTask")
+
+    website_public_key: str = attrs.field(validator=KEY)
+    funcaptcha_api_js_subdomain: str | None = attrs.field(
+        default=None, validator=maybe(KEY), metadata=sent("funcaptchaApiJSSubdomain")
+    )
+    data: str | None = attrs.field(default=None, converter=json_text)
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class MTCaptcha(WithKey[TokenSolution]):
+    """MTCaptcha. Gives a `TokenSolution`.
+
+    Type `MtCaptchaTaskProxyLess`, with a proxy `MtCaptchaTask` (family: CapSolver MtCaptcha, which spells "ProxyLess");
+    the optional fields are family: CapMonster. Nothing of it is on uCaptcha's own pages.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_key: The widget's site key, `MTPublic-…`. Required.
+        page_action: The widget's `action`.
+        is_invisible: Whether it is the invisible variant.
+        user_agent: Browser identity to solve with.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import MTCaptcha
+
+        task = MTCaptcha(website_url="https://example.com", website_key="MTPublic-tqNCRE0GS")
+        assert task.type == "MtCaptchaTaskProxyLess"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("MtCaptchaTaskProxyLess", "MtCaptchaTask")
+
+    page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
+    user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FriendlyCaptcha(WithKey[TokenSolution]):
+    """Friendly Captcha. Gives a `TokenSolution`.
+
+    Type `FriendlyCaptchaTaskProxyless`, with a proxy `FriendlyCaptchaTask`. Type and fields are family: anti-captcha
+    FriendlyCaptchaTask, not uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_key: The widget's site key. Required.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import FriendlyCaptcha
+
+        task = FriendlyCaptcha(website_url="https://example.com", website_key="FCMGEMUD2KTDSQ5H")
+        assert task.type == "FriendlyCaptchaTaskProxyless"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("FriendlyCaptchaTaskProxyless", "FriendlyCaptchaTask")
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class YandexSmartCaptcha(WithKey[TokenSolution]):
+    """Yandex SmartCaptcha. Gives a `TokenSolution`.
+
+    Type `YandexCaptchaTaskProxyLess` (family: CapSolver YandexCaptcha), with a proxy `YandexCaptchaTask` (inferred from
+    it); neither is on uCaptcha's own pages.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        website_key: The widget's site key, `ysc1_…`. Required.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import YandexSmartCaptcha
+
+        task = YandexSmartCaptcha(website_url="https://example.com", website_key="ysc1_abc")
+        assert task.type == "YandexCaptchaTaskProxyLess"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+    types: ClassVar[tuple[str, str]] = ("YandexCaptchaTaskProxyLess", "YandexCaptchaTask")
+
+
+@checked
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Tencent(OnPage[TencentSolution]):
+    """Tencent Captcha. Gives a `TencentSolution`.
+
+    Type `TencentTaskProxyless`, with a proxy `TencentTask`. Type and fields are family: 2captcha, from memory of its
+    clients; not uCaptcha's own page.
+
+    Attributes:
+        website_url: Absolute URL of the page. Required.
+        app_id: The site's id. Required.
+        captcha_script: Absolute URL of the widget's script, where it is not the usual one.
+        proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
+        type: Another type name to send instead.
+        lifetime: Seconds that a ticket is accepted; nobody knows in general. Never sent.
+        extra: More fields, as the service spells them; they replace fields of the same name.
+
+    Example:
+        ```python
+        from ucaptcha_async import Tencent
+
+        task = Tencent(website_url="https://example.com", app_id="190014885")
+        assert task.to_wire()["appId"] == "190014885"
+        ```
+    """
+
+    solution_class: ClassVar[SolutionClass] = TencentSolution
+    types: ClassVar[tuple[str, str]] = ("TencentTaskProxyless", "TencentTask")
+
+    app_id: str = attrs.field(validator=KEY)
+    captcha_script: str | None = attrs.field(default=None, validator=maybe(page))
