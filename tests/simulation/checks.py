@@ -24,6 +24,7 @@ from ucaptcha_async import (
     SolveTimeoutError,
     SubmitUncertainError,
     TaskNotFoundError,
+    UCaptchaError,
     UnsolvableError,
 )
 from ucaptcha_async.events import Cancelled, Uncertain
@@ -80,9 +81,8 @@ def nothing_twice(books: Books) -> Complaints:
         calls = books.calls[work]
         keyed = calls[0].work.keyed
         allowed = 1 if keyed else len(calls)
-        allowed += books.gone(work)
         if books.plan.on_uncertain == "resubmit":
-            allowed += books.uncertain(work)
+            allowed += books.uncertain(work) + books.gone(work)
         paid = books.unrefunded(work)
         if len(paid) > allowed:
             yield f"{work}: {len(paid)} tasks were paid for and not refunded, {allowed} allowed: {paid}"
@@ -105,12 +105,11 @@ def nothing_sent_again(books: Books) -> Complaints:
 
 def _may_follow(books: Books, last: Request) -> bool:
     if last.accepted is not None:
-        task = books.tasks[last.accepted]
-        return last.answered and (task.refunded or books.gone(work_of(task.website_url)) > 0)
+        return last.answered and books.tasks[last.accepted].refunded
     refused = last.status == 429 or last.code in REFUSED_FOR_NOW
-    # Another user of the same work may try what was refused to the first.
+    # Another user of the same work may try what was refused to the first. Only the service's own words refuse.
     users = len(books.calls[last.work or ""])
-    final = users > 1 and (last.fate == "unsolicited_408" or (last.status or 500) < 500)
+    final = users > 1 and (last.fate == "unsolicited_408" or (last.code is not None and (last.status or 500) < 500))
     return (last.answered or last.fate == "unsolicited_408") and (refused or final)
 
 
@@ -174,9 +173,14 @@ def solved_is_solved(books: Books) -> Complaints:
     """What a user holds as solved is a task of his work that the service solved, at its price."""
     for call in books.world.calls:
         solution = call.solution
-        if solution is None or solution.task_id is None:
+        if solution is None:
             continue
-        task = books.tasks.get(solution.task_id)
+        owner = books.owner(solution.raw)
+        if owner is None or work_of(owner.website_url) != call.work.name:
+            yield f"{call.work.name}: holds an answer for another task, {owner and owner.id}"
+        if solution.task_id is None:
+            continue
+        task = books.tasks.get(str(solution.task_id))
         if task is None or work_of(task.website_url) != call.work.name:
             yield f"{call.work.name}: got the solution of another task, {solution.task_id}"
         elif task.error_code is not None:
@@ -193,12 +197,12 @@ def claims_hold(books: Books) -> Complaints:
         error = call.error
         if error is None or call.ended is None:
             continue
-        mine = [r.accepted for r in books.submits[call.work.name] if r.accepted is not None and _of(r, call)]
-        paid = [i for i in mine if not books.tasks[i].refunded]
-        # Of several users of one work only one has bought it.
-        if error.charged is False and paid and call.work.calls == 1:
+        mine = [r.accepted for r in books.submits[call.work.name] if r.accepted is not None and r.call is call]
+        mine += [str(error.task_id)] if error.task_id is not None else []
+        paid = [i for i in mine if i in books.tasks and not books.tasks[i].refunded]
+        if error.charged is False and paid:
             yield f"{call.work.name}: {error!r} says 'not charged', but {paid} is paid for"
-        if error.charged is True and error.task_id not in books.tasks:
+        if error.charged is True and str(error.task_id) not in books.tasks:
             yield f"{call.work.name}: {error!r} says 'charged', but the service has no such task"
 
 
@@ -238,8 +242,9 @@ def polls_are_spaced(books: Books) -> Complaints:
         for request in requests:
             if request.path != "/getTaskResult" or request.task_id is None:
                 continue
-            last = latest.get(request.task_id)
-            latest[request.task_id] = request
+            asked = repr(request.task_id)  # 12 and "12" are two tasks for the service
+            last = latest.get(asked)
+            latest[asked] = request
             if last is not None and request.at - last.at < books.plan.polling.interval - EPSILON:
                 gap = f"{request.at - last.at:.3f} s (requests {last.number}, {request.number})"
                 yield f"process {number} asked for {request.task_id} after {gap}"
@@ -282,27 +287,36 @@ def giving_up_is_quick(books: Books) -> Complaints:
         took = call.ended - call.cancelled_at
         if took > most and call.work.how != "many":
             yield f"{call.work.name}: went on for {took:.3f} s after the user had given up"
-        late = [r.number for r in submits if r.at > call.cancelled_at + EPSILON]
-        if late and call.work.how != "many" and call.work.calls == 1:
+        late = [r.number for r in submits if r.call is call and r.at > call.cancelled_at + EPSILON]
+        if late and call.work.how != "many":
             yield f"{call.work.name}: sent {late} after the user had given up"
 
 
 def faults_end_no_wait(books: Books) -> Complaints:
     """A paid task is waited for through whatever faults, until the deadline, and errors say what is the matter."""
-    fatal = (UnsolvableError, SolveTimeoutError, TaskNotFoundError, AccountError)
-    early = (SubmitUncertainError, NoProviderError, ServiceError, BudgetExceededError, InvalidTaskError)
+    ends = (UnsolvableError, SolveTimeoutError, TaskNotFoundError, SubmitUncertainError)
+    early = (*ends, AccountError, NoProviderError, ServiceError, BudgetExceededError, InvalidTaskError)
     for call in books.world.calls:
         error = call.error
         if isinstance(error, JournalError) and "keeps neither" in str(error):
             continue  # an answer that came at once and without an id, which the journal was not to store
-        redirected = isinstance(error, ProtocolError) and "redirects" in str(error) and error.task_id is None
-        if isinstance(error, APIConnectionError | ProtocolError | RateLimitedError | JournalError) and not redirected:
+        if isinstance(error, JournalError) and books.plan.journal_vanishes_at is not None:
+            sent = [r.number for r in books.submits[call.work.name] if r.call is call]
+            if sent and call.work.attempts == 1:
+                yield f"{call.work.name}: {sent} left though the journal could not be written: {error!r}"
+        elif isinstance(error, APIConnectionError | ProtocolError | RateLimitedError | JournalError):
             yield f"{call.work.name}: ended with {error!r}"
-        elif error is not None and error.task_id is not None and not isinstance(error, fatal):
-            if not (isinstance(error, ServiceError) and error.error_code is not None):
-                yield f"{call.work.name}: the wait for {error.task_id} ended with {error!r}"
-        elif error is not None and not redirected and not isinstance(error, fatal + early):
+        elif (
+            isinstance(error, TaskNotFoundError) and books.plan.retention is None and str(error.task_id) in books.tasks
+        ):
+            yield f"{call.work.name}: {error!r}, but the service knows it"
+        elif error is not None and not isinstance(error, ends if _waited(books, error) else early):
             yield f"{call.work.name}: ended with {error!r}"
+
+
+def _waited(books: Books, error: UCaptchaError) -> bool:
+    """Whether an error ended the wait for a task that the service had."""
+    return str(error.task_id) in books.tasks
 
 
 def fresh_work_is_done(books: Books) -> Complaints:
@@ -359,8 +373,9 @@ def _held(process: Process) -> Iterator[str]:
     }
     if process.world.limiter is None or process is process.world.processes[-1]:
         counters |= {"limiter waiting": now.rate_limit.waiting, "limiter in transit": now.rate_limit.in_transit}
-    if now.lanes is not None:
-        counters |= {"lanes busy": now.lanes.busy, "lanes waiting": now.lanes.waiting}
+    connections = getattr(now, "connections", None) or getattr(now, "lanes", None)
+    if connections is not None:
+        counters |= {"connections busy": connections.busy, "connections waiting": connections.waiting}
     if process.budget is not None:
         counters["reserved"] = int(process.budget.reserved * 1_000_000)
     yield from (f"{name} {count}" for name, count in counters.items() if count)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FIRST_REQUEST = 60.0
 """Seconds that the service gives a new connection for its first request."""
 
+EXTRA_DELAYS = {"extra_later": (0.0, 0.3), "extra_idle": (0.5, 20.0)}
+"""Bounds of the time in seconds after which an answer comes again."""
+
 
 class Dialogue:
     """The service's end of one connection: HTTP/1.1 by h11."""
@@ -56,9 +59,26 @@ class Dialogue:
     async def _answer(self, request: Request, head: h11.Request, body: bytes) -> None:
         request.arrived_at = anyio.current_time()
         self._network.trace("arrives", request.number)
+        self._cross(request)
         if request.fate == "duplicate":
             await self._ask(request, head, body, self._ignore)
         await self._ask(request, head, body, self._sender(request))
+
+    def _cross(self, request: Request) -> None:
+        """An earlier answer comes again before this request's own. Only a name in it tells them apart."""
+        stale, self._connection.stale = self._connection.stale, b""
+        if stale and request.path == "/getTaskResult":
+            self._network.fired["extra_crossing_arrived"] += 1
+            self._connection.down.send(stale)
+
+    async def _extra(self, request: Request, data: bytes) -> None:
+        """An answer comes again, unless the client has written its next request by then: that would be a crossing."""
+        connection = self._connection
+        await anyio.sleep(self._network.rng.uniform(*EXTRA_DELAYS[request.fate]))
+        if connection.requests[-1] is request and not connection.closed:
+            self._network.fired[f"{request.fate}_arrived"] += 1
+            self._network.trace("again", request.number)
+            connection.down.send(data, at_once=True)
 
     async def _ask(self, request: Request, head: h11.Request, body: bytes, send: Any) -> None:
         connection, given = self._connection, False
@@ -145,12 +165,18 @@ class Dialogue:
                 down.send(data[:size])
                 data = data[size:]
                 await anyio.sleep(rng.uniform(0, 3))
+        elif request.fate == "extra_answer":
+            data += data
+        elif request.fate == "extra_crossing" and b'"taskId"' in data:
+            self._connection.stale = data
         down.send(data)
+        if request.fate in EXTRA_DELAYS:
+            self._network.tasks.start_soon(self._extra, request, data)
 
 
 def _code(body: bytes) -> str | None:
     try:
-        value = json.loads(body)
+        value = json.loads(body.decode(json.detect_encoding(body), "replace"))
     except ValueError:
         return None
     code = value.get("errorCode") if isinstance(value, dict) else None
