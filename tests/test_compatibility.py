@@ -120,7 +120,7 @@ def test_endpoints() -> None:
     """Each path that the client calls."""
     listed = {name.removeprefix("POST ") for name in names(table("endpoint", "known from", "here", "test"))}
 
-    assert literals(r'_call\("(/\w+)"', "transport/api.py") == {
+    assert literals(r'_exchange\("(/\w+)"', "transport/api.py") == {
         name for name in listed if name.startswith("/") and "." not in name
     }
 
@@ -130,7 +130,7 @@ def test_fields_of_requests() -> None:
     listed = set(names(of_fields("Fields of requests")))
     feedback = {f"result.{name}" for name in literals(r'(?:result\[|\{|, )"(invalid|message|code)"', "solving/job.py")}
     sent = literals(r'"(clientKey|task|taskId|result)":', "transport/api.py")
-    chosen = literals(r'"(\w+)": (?:url|mode|options\.provider),', "solving/job.py")
+    chosen = literals(r'"(\w+)": (?:url|self\.mode|self\.options\.provider)[,}]', "solving/job.py")
 
     assert listed == sent | chosen | feedback
 
@@ -138,7 +138,7 @@ def test_fields_of_requests() -> None:
 def test_fields_of_answers() -> None:
     """Each field that the client reads."""
     assert set(names(of_fields("Fields of answers"))) == literals(
-        r'(?:body\.get\(|_word\(body, )"(\w+)"\)', "transport/api.py"
+        r'(?:body\.get\(|_word\(exchange, body, )"(\w+)"\)', "transport/api.py"
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum
 from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import anyio
 import attrs
@@ -324,6 +325,64 @@ class Budget:
         self._now = max(self._now, now)
         while self._hour and self._hour[0].end <= self._now - HOUR:
             self._in_hour = _EXACT.subtract(self._in_hour, self._hour.popleft().cost)
+
+
+@runtime_checkable
+class SharedBudget(Protocol):
+    """What a client needs of a budget that lives elsewhere: `reserve`, then one of the other three."""
+
+    async def reserve(self, task_type: str) -> Any:
+        """Make room for one submit, or raise `BudgetExceededError`."""
+        ...
+
+    async def settle(self, reservation: Any, cost: Decimal | None) -> object:
+        """Replace the reservation with the real cost; also after `keep`."""
+        ...
+
+    async def keep(self, reservation: Any) -> object:
+        """Count the estimate as spent: the fate is unknown."""
+        ...
+
+    async def release(self, reservation: Any) -> object:
+        """Give the room back."""
+        ...
+
+    async def room(self) -> bool:
+        """Wait until there may be room; `False` at once if none will come of itself."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class LocalBudget:
+    """A `Budget` of this process as clients use it.
+
+    Attributes:
+        budget: The budget.
+        clock: The event loop's clock.
+    """
+
+    budget: Budget
+    clock: Callable[[], float]
+
+    async def reserve(self, task_type: str) -> Reservation:
+        """Make room for one submit, or raise `BudgetExceededError`."""
+        return self.budget.reserve(task_type, self.clock())
+
+    async def settle(self, reservation: Reservation, cost: Decimal | None) -> bool:
+        """Replace the reservation with the real cost."""
+        return self.budget.settle(reservation, cost, self.clock())
+
+    async def keep(self, reservation: Reservation) -> bool:
+        """Count the estimate as spent."""
+        return self.budget.keep(reservation, self.clock())
+
+    async def release(self, reservation: Reservation) -> bool:
+        """Give the room back."""
+        return self.budget.release(reservation)
+
+    async def room(self) -> bool:
+        """Wait until there may be room."""
+        return await self.budget.room()
 
 
 def _sum(*amounts: Decimal) -> Decimal:

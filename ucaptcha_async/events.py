@@ -21,13 +21,13 @@ class Event:
 
     Attributes:
         at: When it happened, in seconds of the event loop's clock.
-        task_type: The type of the task, as sent to the service.
+        task_type: The type of the task; empty where the event concerns the client as a whole.
         task_id: The id of the task, once the service has given one.
         key: Your name for the piece of work, if you gave one.
     """
 
     at: float
-    task_type: str
+    task_type: str = ""
     task_id: str | None = None
     key: str | None = None
 
@@ -139,6 +139,54 @@ class JournalFailed(Event):
     """
 
     error: UCaptchaError
+
+
+@attrs.frozen(kw_only=True)
+class PollRefused(Event):
+    """The service refused a poll with an account error or an unknown code. The wait goes on; told once for each code.
+
+    Attributes:
+        error: What the service said.
+    """
+
+    error: UCaptchaError
+
+
+@attrs.frozen(kw_only=True)
+class ServiceUnreachable(Event):
+    """Requests fail on the way: told at the first of them, once for the client.
+
+    Attributes:
+        reason: What happened.
+    """
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class ServiceReached(Event):
+    """A request was answered again.
+
+    Attributes:
+        seconds: How long none was.
+    """
+
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class SubmitsHeld(Event):
+    """Answers to `createTask` are not the service's own: one submit at a time goes out, and the others wait."""
+
+
+@attrs.frozen(kw_only=True)
+class SubmitsResumed(Event):
+    """The service answers in its own protocol again: submits go out as usual."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionsDistrusted(Event):
+    """The service sent bytes that nobody asked for: for a while each connection carries one request."""
 
 
 Hook = Callable[[Event], object]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from ucaptcha_async.checks import suggests, wrong
 from ucaptcha_async.errors import UCaptchaError
+from ucaptcha_async.secrecy import SecretMapping as SecretMapping
+from ucaptcha_async.secrecy import hidden as hidden
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """A value that JSON can hold."""
@@ -32,33 +34,6 @@ class Nested(Protocol):
     def encode_nested(self) -> JSON:
         """How it is written there."""
         ...
-
-
-class SecretMapping(dict[str, Any]):
-    """A mapping whose values may be secrets: it shows its keys, and cannot be pickled."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} hidden: {', '.join(map(str, self))}>" if self else "<empty>"
-
-    def __rich_repr__(self) -> Iterator[str]:
-        # Without this, rich would show a dict's values whatever its `repr` says.
-        yield repr(self)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("this mapping may hold secrets and is not pickled; store the values you need with dict(…)")
-
-    def __copy__(self) -> SecretMapping:
-        return SecretMapping(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SecretMapping:
-        return SecretMapping(self)
-
-
-def hidden(raw: Mapping[str, JSON]) -> Mapping[str, JSON]:
-    """The same mapping, with its values out of sight."""
-    return raw if isinstance(raw, SecretMapping) else SecretMapping(raw)
 
 
 def discreet(function: F) -> F:

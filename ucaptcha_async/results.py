@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 import attrs
 
+from .errors import Attempt as Attempt
 from .errors import UCaptchaError
 from .json_values import JSON, SecretMapping, checked, hidden
 from .tasks.solutions import (
@@ -135,26 +136,6 @@ class TaskResult:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
-
-
-@checked
-@attrs.frozen(kw_only=True)
-class Attempt:
-    """One `createTask` of a solve, and how it went.
-
-    Attributes:
-        task_id: The id that the service gave, if it accepted the task.
-        error: Why this attempt failed; `None` if it brought the solution.
-        cost: What it cost, USD; `None` if unknown. A failed task is refunded.
-        selection_mode: The routing that was asked for, if any.
-        uncertain: Whether the fate of the submit is unknown: it may have been charged.
-    """
-
-    task_id: str | None = None
-    error: UCaptchaError | None = attrs.field(default=None, hash=False)
-    cost: Decimal | None = None
-    selection_mode: str | None = None
-    uncertain: bool = False
 
 
 S_co = TypeVar("S_co", bound=Solution, covariant=True)

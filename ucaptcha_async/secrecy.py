@@ -44,6 +44,33 @@ class SecretStr(str):
         raise TypeError("a secret cannot be pickled")
 
 
+class SecretMapping(dict[str, Any]):
+    """A mapping whose values may be secrets: it shows its keys, and cannot be pickled."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} hidden: {', '.join(map(str, self))}>" if self else "<empty>"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        # Without this, rich would show a dict's values whatever its `repr` says.
+        yield repr(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this mapping may hold secrets and is not pickled; store the values you need with dict(…)")
+
+    def __copy__(self) -> SecretMapping:
+        return SecretMapping(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SecretMapping:
+        return SecretMapping(self)
+
+
+def hidden(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same mapping, with its values out of sight."""
+    return raw if isinstance(raw, SecretMapping) else SecretMapping(raw)
+
+
 _CREDENTIALS = re.compile(r"(://|^|\s)[^\s/@]+@")
 _LOGIN = re.compile(r"://[^\s/:@]*:([^\s@]*)@")
 

@@ -85,6 +85,13 @@ class Task(Generic[S_co]):
             {"_type": type_name(type or ""), "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)}
         )
 
+    @classmethod
+    def known_by_id(cls) -> Self:
+        """A task of this class of which nothing but its id is known; it can be waited for, and not be sent."""
+        task = cls.__new__(cls)
+        Task.__setstate__(task, {"_type": cls.__name__, "_life": None, "_fields": {}})
+        return task
+
     @property
     def type(self) -> str:
         """The task's type on the wire."""

@@ -146,6 +146,11 @@ _STATUSES: dict[int, type[UCaptchaError]] = {
     429: RateLimitedError,
 }
 
+_ABOUT_THE_PAGE = frozenset(
+    {"ERROR_RECAPTCHA_INVALID_SITEKEY", "ERROR_RECAPTCHA_INVALID_DOMAIN", "ERROR_RECAPTCHA_OLD_BROWSER"}
+)
+"""Refusals of the task that come when it is being solved. Source: family: anti-captcha."""
+
 _FINAL_STATUSES = frozenset({405, 413, 451})
 """HTTP statuses that the same request will meet again."""
 
@@ -168,6 +173,11 @@ _MEANINGS: dict[type[UCaptchaError], str] = {
 def is_pending(code: str) -> bool:
     """Whether a code means "not yet"."""
     return code in PENDING_CODES or (code not in CODES and {"NOT", "READY"} <= _words(code))
+
+
+def ends_wait(code: str | None) -> bool:
+    """Whether a code that answers a poll says that the task has ended, or is not known any more."""
+    return code in _ABOUT_THE_PAGE or issubclass(class_for(code, 0), UnsolvableError | TaskNotFoundError)
 
 
 def error_for(
