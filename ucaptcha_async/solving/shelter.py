@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.transport.old_exchange import Sending
 
 
 def under_trio() -> bool:

@@ -20,7 +20,7 @@ from ucaptcha_async.errors import (
 from ucaptcha_async.events import Retried, Throttled
 from ucaptcha_async.transport.api import Answer, Unreadable
 from ucaptcha_async.transport.error_codes import INTERNAL
-from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.transport.old_exchange import Sending
 
 from .session import Engine, Walk
 from .shelter import sheltered

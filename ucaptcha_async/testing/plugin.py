@@ -103,7 +103,7 @@ def ucaptcha_in_process(
     """
     from ucaptcha_async import client
     from ucaptcha_async.transport import channels
-    from ucaptcha_async.transport.exchange import Http
+    from ucaptcha_async.transport.old_exchange import Http
 
     def own(base_url: str, request_timeout: float, **_: object) -> Http:
         return channels.injected(ucaptcha_http_client, base_url, request_timeout)

@@ -19,7 +19,7 @@ from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretBytes, SecretStr, redact, spellings, without_frames
 
 from .error_codes import CODES, INTERNAL, PENDING_CODES, by_status, error_for
-from .exchange import Departure, Http, Reply, Sending, UnansweredError
+from .old_exchange import Departure, Http, Reply, Sending, UnansweredError
 
 JSON = dict[str, Any]
 

@@ -21,8 +21,8 @@ from ucaptcha_async.errors import ConfigurationError
 from ucaptcha_async.secrecy import SecretBytes, SecretStr
 
 from .connections import direct, through_proxy
-from .exchange import Departure, Http, Reply, relevant
 from .lanes import FRESH, LEAVE, WHOLE, Lanes, LaneTransport, Library, core_module, core_url, read_bounded
+from .old_exchange import Departure, Http, Reply, relevant
 
 TransportName = Literal["httpx", "httpx2", "fast"]
 

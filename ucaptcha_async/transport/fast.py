@@ -17,8 +17,8 @@ from ucaptcha_async.pacing import InFlight
 from ucaptcha_async.secrecy import SecretBytes
 from ucaptcha_async.solving.shelter import under_trio
 
-from .exchange import Departure, Reply, relevant
 from .lanes import read_bounded
+from .old_exchange import Departure, Reply, relevant
 
 
 def open_fast(max_connections: int, context: ssl.SSLContext, proxy: str | None) -> FastChannel:
