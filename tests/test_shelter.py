@@ -8,15 +8,15 @@ from typing import Any
 
 import anyio
 import pytest
+from ucaptcha_async.transport.channels import TransportName
 
 from tests.helpers import KEY, V2, opened
 from ucaptcha_async import AsyncClient, Polling, Proxy, RecaptchaV2, SubmitUncertainError, UCaptchaError
 from ucaptcha_async.testing import Json, LocalService, running_service
-from ucaptcha_async.transport.channels import TransportName
 
 TEARDOWN = """
 import asyncio
-from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.transport.old_exchange import Sending
 from ucaptcha_async.solving.shelter import sheltered
 
 async def main():
@@ -28,7 +28,7 @@ assert asyncio.run(main()).cancelled()
 
 OTHERS = """
 import asyncio, sys
-from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.transport.old_exchange import Sending
 from ucaptcha_async.solving.shelter import sheltered
 
 async def main(turns):
@@ -46,7 +46,7 @@ assert asyncio.run(main(int(sys.argv[1])))
 
 INTERRUPTED = """
 import asyncio, sys
-from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.transport.old_exchange import Sending
 from ucaptcha_async.solving.shelter import sheltered
 
 async def call():

@@ -178,7 +178,7 @@ class ServiceError(UCaptchaError):
 class TaskNotFoundError(UCaptchaError):
     """The task id is unknown or has expired (`ERROR_WRONG_CAPTCHA_ID`). Source: docs/api/error-codes (HTTP 404)."""
 
-    charged = None
+    charged: bool | None = None
 
 
 class UnsolvableError(UCaptchaError):
@@ -201,7 +201,7 @@ class SolveTimeoutError(UCaptchaError, TimeoutError):
 class SubmitUncertainError(UCaptchaError):
     """`createTask` was sent and no readable answer came: the task may exist and may have been charged."""
 
-    charged = None
+    charged: bool | None = None
 
 
 class APIConnectionError(UCaptchaError):
@@ -222,7 +222,7 @@ class SolutionError(ProtocolError):
         cost: What the task cost (`Decimal`, USD), if the service said.
     """
 
-    charged = True
+    charged: bool | None = True
     raw: Any = None
     cost: Any = None
 

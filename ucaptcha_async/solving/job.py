@@ -550,7 +550,7 @@ class Job(Generic[S]):
         if self.answer is not None and self.answer.status == Status.FAILED:
             await self._close(Fate.FAILED, error_code=error.error_code)
         elif isinstance(error, TaskNotFoundError):
-            error.charged = True if submitted_here else None  # noqa: FURB110
+            error.charged = True if submitted_here else None
             self.maybe_charged = self.maybe_charged or submitted_here
             await self._close(Fate.LOST, error_code=error.error_code)
         elif isinstance(error, UnsolvableError | InvalidTaskError):

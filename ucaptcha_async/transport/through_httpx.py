@@ -128,7 +128,7 @@ class Injected:
         await exchange.permit()
         self._check_open()
         dispatch = _Dispatch(exchange)
-        failure: UnansweredError | None = UnansweredError(f"no answer within {exchange.timeout:g} s")
+        failure = UnansweredError(f"no answer within {exchange.timeout:g} s")
         try:
             with dispatch.scope:
                 return await self._reply(exchange, dispatch)
@@ -226,6 +226,8 @@ class _Dispatch:
 
 async def _content(response: Any) -> SecretBytes:
     """The body, bounded before and after decompression."""
+    if response.is_stream_consumed:  # a transport of the caller's own gave it whole
+        return SecretBytes(response.content)
     length = response.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY:
         raise UnansweredError(TOO_LARGE)

@@ -227,14 +227,13 @@ class StreamWire:
         if self._taken:
             data, self._taken = self._taken, b""
             return data
-        data: bytes = b""
         try:
-            data = self._socket.recv(CHUNK)
+            found: bytes = self._socket.recv(CHUNK)
         except BlockingIOError:
             return None
         except OSError:
-            pass  # it is broken, which is an end, too
-        return data
+            return b""  # it is broken, which is an end, too
+        return found
 
     def waiting(self) -> Waiting:
         """Whether something came that was not received."""
