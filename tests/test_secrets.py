@@ -609,7 +609,7 @@ BY_TRANSPORT = (good_days, broken_connections, a_service_that_repeats_once, runn
 def searched(witness: Witness, *, logs: bool = True) -> None:
     assert not witness.found, "\n\n".join(witness.found[:5])
     assert {"object", "pickle", "error"} <= witness.searched.keys()
-    assert not logs or witness.searched["log"] > 100
+    assert not logs or witness.searched["log"] > 20
 
 
 @virtual

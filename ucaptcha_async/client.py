@@ -168,6 +168,7 @@ class AsyncClient:
         allow_insecure: bool = False,
         on_event: Hook | None = None,
     ) -> None:
+        self._state, self._host = _State(), ""
         api_key = key = _api_key(api_key)
         proxy = None if proxy is None else SecretStr(proxy)
         url = _base_url(base_url, _insecure(allow_insecure))
@@ -198,10 +199,9 @@ class AsyncClient:
         else:
             self._open_sender = functools.partial(_through, _http_client(http_client), url)
         polling = Polling() if polling is None else _is_a("polling", polling, Polling)
-        host = urlsplit(url).netloc
+        host = self._host = urlsplit(url).netloc
         breaker = Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset))
         self._budget = _budget(budget)
-        self._state = _State()
         self._session = Session(
             api=Api(_limiter(rate_limit), per_request, key),
             account=fingerprint(key, host),
@@ -220,7 +220,7 @@ class AsyncClient:
         breaker.held = self._session.held
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self._session.host} {self._state.word}>"
+        return f"<AsyncClient {self._host} {self._state.word}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("an AsyncClient belongs to one event loop and holds an API key: it cannot be pickled")

@@ -28,6 +28,9 @@ class SecretBytes(bytes):
 
     __str__ = __repr__
 
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a secret cannot be pickled")
+
 
 class SecretStr(str):
     """Text that does not show itself in `repr`. Take it with `str.__str__` or by concatenation."""

@@ -540,10 +540,10 @@ class Job(Generic[S]):
         await (lease or Lease(session, self.kind)).close(fate, end)
 
     async def _ended(self, error: UCaptchaError) -> None:
-        if self.state is State.ENDED:
-            return  # solved, and what came lacks what its type promises
         error.task_id = error.task_id or self.task_id
         self._attempted(error)
+        if self.state is State.ENDED:
+            return  # solved, and what came lacks what its type promises
         if self.clock is not None:
             self.clock.ended()
         submitted_here = self.lease is not None and not self.respell

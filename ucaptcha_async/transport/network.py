@@ -6,12 +6,13 @@ import asyncio
 import errno
 import ipaddress
 import os
+import posixpath
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import anyio
 import attrs
@@ -55,7 +56,8 @@ class Origin:
         if not host.isascii():
             host = host.encode("idna").decode()
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(scheme=parts.scheme, host=host, port=port, path=parts.path.rstrip("/"))
+        path = posixpath.normpath(quote(parts.path or "/", safe="/%:@!$&'()*+,;=~"))
+        return cls(scheme=parts.scheme, host=host, port=port, path=path.rstrip("/"))
 
     @property
     def authority(self) -> str:
