@@ -191,7 +191,7 @@ class Said:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(self.body.decode(), parse_float=lambda text: None)
             found = value.get("taskId") if isinstance(value, dict) else None
-            if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+            if isinstance(found, str | int) and not isinstance(found, bool) and found not in ("", "0", 0):
                 return str(found)
         return None
 

@@ -524,7 +524,7 @@ class AsyncClient:
         """
         if not isinstance(message, str) or not message:
             raise wrong("message", message, "a non-empty str: the service requires one")
-        return await feedback(self._ready(), task_id, accepted, message, code)
+        return await feedback(self._ready(), task_id, (), accepted, message, code)
 
     # --- what has happened --------------------------------------------------------------------------------------------
 

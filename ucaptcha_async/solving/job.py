@@ -125,6 +125,7 @@ class Job(Generic[S]):
     trouble: UCaptchaError | None = None
     attempts: tuple[Attempt, ...] = ()
     mode: str | None = None
+    secrets: tuple[str, ...] = ()
     accepted_at: float | None = None
     from_journal: bool = False
     maybe_charged: bool = False
@@ -275,14 +276,15 @@ class Job(Generic[S]):
 
     # --- the submit's ends --------------------------------------------------------------------------------------------
 
-    def _wire(self) -> tuple[SecretMapping, dict[str, str], tuple[str, ...]]:
-        """The task as it is sent, the other fields of `createTask`, and what no error may show."""
+    def _wire(self) -> tuple[SecretMapping, dict[str, str]]:
+        """The task as it is sent, and the other fields of `createTask`."""
         callbacks = self.session.callbacks
         url = None if callbacks is None else callbacks.url
         fields = {"callbackUrl": url, "selectionMode": self.mode, "provider": self.options.provider}
         wire = SecretMapping(self.task.to_wire())
         of_callback = () if url is None else (SecretStr(url), SecretStr(url.rpartition("/")[2]))
-        return wire, {name: value for name, value in fields.items() if value}, (*passwords(wire), *of_callback)
+        self.secrets = (*passwords(wire), *of_callback)
+        return wire, {name: value for name, value in fields.items() if value}
 
     async def _accepted(self, answer: Answer, attempt: int) -> None:
         self.accepted_at = answer.received_at
@@ -387,7 +389,7 @@ class Job(Generic[S]):
                 if clock.net or clock.stretched:
                     await self._until_brought_forward(clock)
                 await session.loop.sleep(max(0.0, self._due(clock) - session.loop.time()))
-                exchange = self.exchange = session.api.get_task_result(self.task_id or task_id)
+                exchange = self.exchange = session.api.get_task_result(self.task_id or task_id, self.secrets)
                 session.tally.polls += 1
                 try:
                     answer = await session.api.ask(exchange, self.other_name)
@@ -519,7 +521,7 @@ class Job(Generic[S]):
             solve_time=answer.solve_time,
             polls=self.clock.polls if self.clock is not None else 0,
             lifetime=self.task.lifetime,
-            feedback=functools.partial(feedback, self.session, self.task_id),
+            feedback=functools.partial(feedback, self.session, self.task_id, self.secrets),
         )
         return solution
 
@@ -657,7 +659,9 @@ def _remembered(entry: Entry, now: float) -> Answer:
     )
 
 
-async def feedback(session: Session, task_id: str | None, accepted: bool, message: str, code: str | None) -> str:
+async def feedback(
+    session: Session, task_id: str | None, secrets: tuple[str, ...], accepted: bool, message: str, code: str | None
+) -> str:
     """Tell the service whether a solution worked."""
     if task_id is None:
         raise ClientStateError("this solution came without a task id, so there is nothing to give feedback on")
@@ -665,4 +669,4 @@ async def feedback(session: Session, task_id: str | None, accepted: bool, messag
     result: dict[str, Any] = {"invalid": not accepted, "message": message}
     if code is not None:
         result["code"] = code
-    return await session.api.feedback(task_id, result)
+    return await session.api.feedback(task_id, result, secrets)

@@ -60,9 +60,7 @@ def may_pass(error: UCaptchaError, fate: Fate | None) -> bool:
     return fate is Fate.REFUSED and isinstance(error, NoProviderError | RateLimitedError)
 
 
-async def submit(
-    job: Job[Any], task: Mapping[str, Any], options: Mapping[str, str], secrets: tuple[str, ...]
-) -> Answer:
+async def submit(job: Job[Any], task: Mapping[str, Any], options: Mapping[str, str]) -> Answer:
     """Submit a task until the service has accepted or refused it.
 
     Raises:
@@ -71,7 +69,7 @@ async def submit(
     """
     session, tries = job.session, 0
     while True:
-        exchange, job.fate = session.api.create_task(task, options, secrets), None
+        exchange, job.fate = session.api.create_task(task, options, job.secrets), None
         job.exchange = exchange
         try:
             await finish_after_cancel(functools.partial(_answered, job, exchange), exchange, session.cancel_grace)

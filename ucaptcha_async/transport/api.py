@@ -134,9 +134,14 @@ class Api:
         exchange.submit = True
         return exchange
 
-    def get_task_result(self, task_id: str) -> Exchange:
-        """`POST /getTaskResult`. Source: docs/api/ucaptcha/get-task-result."""
-        exchange = self._exchange("/getTaskResult", {"taskId": wire_id(task_id)})
+    def get_task_result(self, task_id: str, secrets: tuple[str, ...] = ()) -> Exchange:
+        """`POST /getTaskResult`. Source: docs/api/ucaptcha/get-task-result.
+
+        Args:
+            task_id: The task.
+            secrets: Values in the task that no error may show: the answer may repeat them.
+        """
+        exchange = self._exchange("/getTaskResult", {"taskId": wire_id(task_id)}, secrets)
         exchange.task_id = task_id
         return exchange
 
@@ -148,9 +153,9 @@ class Api:
             raise ProtocolError("getBalance answered without a balance")
         return balance
 
-    async def feedback(self, task_id: str, result: Mapping[str, Any]) -> str:
+    async def feedback(self, task_id: str, result: Mapping[str, Any], secrets: tuple[str, ...] = ()) -> str:
         """`POST /feedbackTask`. Source: docs/api/ucaptcha/feedback-task."""
-        exchange = self._exchange("/feedbackTask", {"taskId": wire_id(task_id), "result": result})
+        exchange = self._exchange("/feedbackTask", {"taskId": wire_id(task_id), "result": result}, secrets)
         exchange.task_id = task_id
         body, _ = await self._send(exchange)
         message = body.get("message")
