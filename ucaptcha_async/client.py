@@ -384,7 +384,9 @@ class AsyncClient:
         """
         if not isinstance(task_id, str) or not task_id:
             raise wrong("task_id", task_id, "the id of a task (non-empty str)")
-        return Job(self._ready(), kind.known_by_id(), self._options, None, task_id, State.WAITING, respell=True)
+        session, task = self._ready(), kind.known_by_id()
+        secrets = session.secrets_of(task_id)
+        return Job(session, task, self._options, None, task_id, State.WAITING, respell=True, secrets=secrets)
 
     def solve_many(
         self,
@@ -503,8 +505,9 @@ class AsyncClient:
 
     async def get_task_result(self, task_id: str) -> TaskResult:
         """Ask once for the state of a task. Source: docs/api/ucaptcha/get-task-result."""
-        api = self._ready().api
-        return _task_result(await api.ask(api.get_task_result(task_id)), task_id)
+        session = self._ready()
+        question = session.api.get_task_result(task_id, session.secrets_of(task_id))
+        return _task_result(await session.api.ask(question), task_id)
 
     async def get_balance(self) -> Decimal:
         """The balance in USD. Source: docs/api/ucaptcha/get-balance."""
@@ -524,7 +527,8 @@ class AsyncClient:
         """
         if not isinstance(message, str) or not message:
             raise wrong("message", message, "a non-empty str: the service requires one")
-        return await feedback(self._ready(), task_id, (), accepted, message, code)
+        session = self._ready()
+        return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
 
     # --- what has happened --------------------------------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ OnUncertain = Literal["raise", "resubmit"]
 LAST_WRITE = 10.0
 """Seconds that a cancelled solve still takes, at the most, to write its last line into the journal."""
 
+REMEMBERED_TASKS = 10_000
+"""Tasks with secrets that are remembered, for calls that name a task by its id alone."""
+
 
 @attrs.define(eq=False)
 class Tally:
@@ -101,6 +104,7 @@ class Session:
     _unreachable_since: float | None = None
     _told: set[str] = attrs.field(factory=set)
     _keys: dict[str, list[Any]] = attrs.field(factory=dict)
+    _secrets: dict[str, tuple[str, ...]] = attrs.field(factory=dict, repr=False)
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
     _dropped: deque[tuple[Lease, str | None]] = attrs.field(factory=deque)
 
@@ -186,6 +190,18 @@ class Session:
             self._left.popitem(last=False)
         self._left[task_id] = min(next_poll, now + self.polling.interval)
         self._left.move_to_end(task_id)
+
+    def accepted(self, task_id: str, job: Job[Any]) -> None:
+        """The service has a task; what its answers may repeat is kept for those who ask by the id alone."""
+        self.open.add(task_id)
+        if job.secrets:
+            self._secrets[task_id] = job.secrets
+            while len(self._secrets) > REMEMBERED_TASKS:
+                del self._secrets[next(iter(self._secrets))]
+
+    def secrets_of(self, task_id: str) -> tuple[str, ...]:
+        """What no error about a task may show."""
+        return self._secrets.get(task_id, ())
 
     def may_poll_at(self, task_id: str) -> float:
         """When a task may be asked for, after an earlier wait for it was given up."""

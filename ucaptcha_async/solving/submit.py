@@ -104,7 +104,7 @@ async def _answered(job: Job[Any], exchange: Exchange) -> None:
     session.reached()
     job.answer, job.task_id, job.trouble = answer, answer.task_id, None
     if answer.task_id is not None:
-        session.open.add(answer.task_id)
+        session.accepted(answer.task_id, job)
 
 
 def _tell(job: Job[Any], error: UCaptchaError, delay: float) -> None:
