@@ -354,7 +354,7 @@ class Job(Generic[S]):
                 self.session.emit(Uncertain, self)
             if fate is Fate.FAILED_BY_CODE and isinstance(error, UCaptchaError):
                 error.charged = None
-            await lease.close(fate, End(error_code=exchange.code))
+            await lease.close(fate, End(error_code=error.error_code if isinstance(error, UCaptchaError) else None))
 
     async def _answered_too_late(self, lease: Lease, answer: Answer) -> None:
         """Cancelled, and the answer came within the grace: what is paid for is known."""

@@ -238,7 +238,7 @@ def _understood(exchange: Exchange, reply: Reply) -> Mapping[str, Any]:
     body, path = _object(reply.content), exchange.path.removeprefix("/")
     exchange.status = reply.status
     if body is not None:
-        code = exchange.code = _text(body.get("errorCode"))
+        code = exchange.code = _secret(body.get("errorCode"))
         exchange.named = _id(body.get("taskId"))
         if _status(body) == Status.FAILED:  # it decides, whatever the envelope
             exchange.in_protocol = True
@@ -353,6 +353,12 @@ def _decoded(content: bytes) -> str:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _secret(value: object) -> SecretStr | None:
+    """A word that may hold anything, until it is cleaned."""
+    text = _text(value)
+    return None if text is None else SecretStr(text)
 
 
 def _id(value: object) -> str | None:
