@@ -169,8 +169,10 @@ class AsyncClient:
         on_event: Hook | None = None,
     ) -> None:
         self._state, self._host = _State(), ""
-        api_key = key = _api_key(api_key)
-        proxy = None if proxy is None else SecretStr(proxy)
+        # First of all: nothing that fails below may show them.
+        api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        proxy = SecretStr(proxy) if isinstance(proxy, str) else proxy
+        key = _api_key(api_key)
         url = _base_url(base_url, _insecure(allow_insecure))
         self._options = _options(
             Options(timeout=0, selection_mode=None, provider=None, attempts=1, retry_selection_mode=None),
@@ -643,13 +645,13 @@ def _task_result(answer: Answer, task_id: str) -> TaskResult:
 
 
 def _api_key(given: str | None) -> SecretStr:
-    key = os.environ.get("UCAPTCHA_API_KEY") if given is None else given
-    if key is None:
+    if given is None and "UCAPTCHA_API_KEY" not in os.environ:
         raise ConfigurationError("no API key: pass api_key or set UCAPTCHA_API_KEY", field="api_key")
-    text = SecretStr(key.removeprefix("\ufeff").strip()) if isinstance(key, str) else None
-    if not text or not text.isprintable():
-        raise wrong("api_key", key, "a non-empty str of printable characters", ConfigurationError)
-    return text
+    given = SecretStr(os.environ["UCAPTCHA_API_KEY"]) if given is None else given
+    key = SecretStr(given.removeprefix("\ufeff").strip()) if isinstance(given, str) else None
+    if not key or not key.isprintable():
+        raise wrong("api_key", given, "a non-empty str of printable characters", ConfigurationError)
+    return key
 
 
 def _base_url(given: str | None, insecure: bool) -> str:
