@@ -172,6 +172,7 @@ class AsyncClient:
         # First of all: nothing that fails below may show them.
         api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
         proxy = SecretStr(proxy) if isinstance(proxy, str) else proxy
+        base_url = SecretStr(base_url) if isinstance(base_url, str) else base_url
         key = _api_key(api_key)
         url = _base_url(base_url, _insecure(allow_insecure))
         self._options = _options(
@@ -655,17 +656,19 @@ def _api_key(given: str | None) -> SecretStr:
 
 
 def _base_url(given: str | None, insecure: bool) -> str:
-    url = given or os.environ.get("UCAPTCHA_BASE_URL") or BASE_URL
+    url = given or SecretStr(os.environ.get("UCAPTCHA_BASE_URL") or BASE_URL)
     parts = split_url("base_url", url, ConfigurationError)
-    if parts.username is not None or parts.query or parts.fragment:
+    scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
+    more = parts.username is not None or bool(parts.query or parts.fragment)
+    del parts  # it may hold a password
+    if more:
         raise wrong("base_url", url, "without credentials, query and fragment", ConfigurationError)
-    host = (parts.hostname or "").rstrip(".")
-    if parts.scheme == "http" and not is_loopback(host):
+    if scheme == "http" and not is_loopback(host):
         if not insecure or host == "ucaptcha.net" or host.endswith(".ucaptcha.net"):
             allowed = "https:// (plain http:// would show the API key to the network, and is for this machine only)"
             raise wrong("base_url", url, allowed, ConfigurationError)
         _warn_insecure(host)
-    return url.rstrip("/")
+    return str(url).rstrip("/")
 
 
 @functools.cache  # once for each host
