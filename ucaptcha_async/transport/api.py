@@ -277,16 +277,17 @@ def _task_of(exchange: Exchange) -> str | None:
 
 
 def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer:
-    solution = body.get("solution")
+    status = _status(body) or _word(exchange, body, "status") or Status.PROCESSING.value
     milliseconds = _money(body.get("solveTime"))
+    failed = status == "failed"
     return Answer(
         task_id=exchange.named,
-        status=_status(body) or _word(exchange, body, "status") or "processing",
-        solution=plain(solution),
+        status=status,
+        solution=plain(body.get("solution")),
         cost=_money(body.get("cost")),
         solve_time=None if milliseconds is None else float(milliseconds) / 1000,
-        error_code=_word(exchange, body, "errorCode"),
-        error_description=_told(exchange, body),
+        error_code=_word(exchange, body, "errorCode") if failed else None,
+        error_description=_told(exchange, body) if failed else None,
         sent_at=reply.sent_at,
         received_at=reply.received_at,
         raw=body,
@@ -343,6 +344,8 @@ def _object(content: bytes) -> Mapping[str, Any] | None:
 
 def _decoded(content: bytes) -> str:
     """The text of an answer. Broken text in a description must not cost an id or a code."""
+    if content.startswith(b'{"'):  # as nearly all are
+        return content.decode("utf-8", "replace")
     for bom, encoding in _BOMS:
         if content.startswith(bom):
             return content[len(bom) :].decode(encoding, "replace")
