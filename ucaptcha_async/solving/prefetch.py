@@ -182,6 +182,7 @@ class _Failures:
     last: UCaptchaError | None = None
     over: anyio.Event = attrs.field(factory=anyio.Event)
     _counted_at: float = -math.inf
+    _until: float = -math.inf
 
     def add(self, error: UCaptchaError, began: float, now: float) -> float:
         """A solve failed. Returns the seconds to pause; those that ran side by side count as one failure."""
@@ -189,12 +190,14 @@ class _Failures:
             self.in_a_row += 1
             self._counted_at = now
         self.last = error
-        return max(self.pause, error.retry_after or 0.0)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.in_a_row - 1, 10))
+        pause = max(pause, error.retry_after or 0.0)
+        self._until = max(self._until, now + pause)
+        return pause
 
-    @property
-    def pause(self) -> float:
-        """Seconds to pause now."""
-        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.in_a_row - 1, 10)))
+    def pause(self, now: float) -> float:
+        """Seconds that a new solve should pause, because nothing succeeds."""
+        return max(0.0, self._until - now) if self.in_a_row > 1 else 0.0
 
     def end(self) -> None:
         """A solve succeeded: whoever pauses goes on."""
@@ -276,12 +279,17 @@ class Prefetch(Generic[S]):
         while self._line:
             self._fail(ClientStateError("the prefetch was left while this get waited"))
         self._group.cancel_scope.cancel()
+        cancelled = anyio.get_cancelled_exc_class()
         try:
-            if isinstance(error, anyio.get_cancelled_exc_class()):
+            if isinstance(error, cancelled):
                 return await self._group.__aexit__(kind, error, traceback)
-            # An error of the caller's own block is not for the group: it would come out wrapped into an ExceptionGroup.
+            # An error of the block's body is not for the group, which would wrap it into an ExceptionGroup.
             await self._group.__aexit__(None, None, None)
             return False
+        except cancelled:
+            if error is None or isinstance(error, cancelled):
+                raise
+            return False  # the error goes first; who cancelled will do it again at the next checkpoint
         finally:
             self._under_way = 0
             self._drop_aged(self._clock())
@@ -410,7 +418,8 @@ class Prefetch(Generic[S]):
         if now - last > settings.idle_after:
             return 0
         usable = settings.lifetime - settings.min_remaining
-        return level(self._rate(now), self._lead_time.mean, usable, settings.service_level, settings.ready)
+        wanted = level(self._rate(now), self._lead_time.mean, usable, settings.service_level, settings.ready)
+        return min(wanted, 1) if self._failures.in_a_row > 1 else wanted
 
     def _rate(self, now: float) -> float:
         return self._demand.rate(now, self._lead_time.mean)
@@ -451,8 +460,7 @@ class Prefetch(Generic[S]):
 
     async def _attempts(self) -> None:
         lead_time = 0.0
-        if self._failures.in_a_row > 1:
-            await self._pause(self._failures.pause)
+        await self._pause(self._failures.pause(self._clock()))
         while True:
             began = self._clock()
             error: Exception
@@ -477,8 +485,9 @@ class Prefetch(Generic[S]):
 
     async def _pause(self, delay: float) -> None:
         """Wait for so long, or until another solve has succeeded."""
-        with anyio.move_on_after(delay):
-            await self._failures.over.wait()
+        if delay > 0:
+            with anyio.move_on_after(delay):
+                await self._failures.over.wait()
 
     def _arrived(self, solution: S, lead_time: float) -> bool:
         """Put a solution into the stock, unless it is too old already."""

@@ -9,7 +9,7 @@ the lead times themselves are distributed (Palm's theorem).
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from itertools import combinations
 
 import attrs
@@ -117,7 +117,7 @@ class Demand:
             shortest: Seconds of the shortest span to look at; best one lead time. At least `SHORTEST`.
         """
         spans = self._spans(now, max(shortest, SHORTEST))
-        counts = [len(self._times) - bisect_right(self._times, now - span) for span in spans]
+        counts = [len(self._times) - bisect_left(self._times, now - span) for span in spans]
         known = len(spans)
         for newer, whole in combinations(range(len(spans)), 2):
             if whole < known and _changed(
