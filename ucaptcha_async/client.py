@@ -28,6 +28,7 @@ from .polling import Polling, SolveTimes
 from .results import Outcome, SelectionMode, TaskResult
 from .secrecy import SecretStr
 from .solving.job import Job, Options, State, feedback
+from .solving.prefetch import Prefetch, PrefetchSettings
 from .solving.session import OnUncertain, Session
 from .solving.statistics import ClientStatistics, gather_statistics
 from .solving.stream import Outcomes, outcome_of, recover
@@ -473,6 +474,72 @@ class AsyncClient:
             max_pending=max_pending,
         )
         return await outcomes.in_order()
+
+    def prefetch(
+        self,
+        task: Task[S],
+        *,
+        ready: int = 10,
+        service_level: float = 0.95,
+        min_remaining: Seconds | None = None,
+        lifetime: Seconds | None = None,
+        max_under_way: int | None = None,
+        idle_after: Seconds | None = None,
+        timeout: Seconds | ClientDefault | None = DEFAULT,
+        selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
+        provider: str | ClientDefault | None = DEFAULT,
+        attempts: int | ClientDefault = DEFAULT,
+    ) -> Prefetch[S]:
+        """Keep tokens ready before they are needed, inside one `async with` block.
+
+        The stock follows demand: how many are in stock and under way together follows from the rate of `get` calls and
+        from how long solves take. Without demand nothing is renewed. All solves stay within the limits and the budget
+        of this client.
+
+        Args:
+            task: What to solve, again and again.
+            ready: The most tokens in stock, on average. So many are begun on entry, once.
+            service_level: The share of `get` calls to serve at once.
+            min_remaining: Seconds that a token must still be good for when it is handed out. Default: a third of the
+                lifetime.
+            lifetime: Seconds that a token is accepted. Default: the task's own; required where nobody knows.
+            max_under_way: The most solves under way. Default: none but this client's own bounds.
+            idle_after: Seconds without a `get` after which nothing is renewed until the next. Default: one lifetime.
+            timeout: Seconds for one solve, and the default for one `get`.
+            selection_mode: As for `solve`.
+            provider: As for `solve`.
+            attempts: As for `solve`.
+
+        Raises:
+            InvalidTaskError: The task shows a picture, which nobody knows beforehand.
+            ConfigurationError: A setting is out of its range.
+        """
+        options = self._with(timeout, selection_mode, provider, attempts)
+        session = self._ready()
+        settings = PrefetchSettings.check(
+            task,
+            ready=ready,
+            service_level=service_level,
+            min_remaining=min_remaining,
+            lifetime=lifetime,
+            max_under_way=max_under_way,
+            idle_after=idle_after,
+            timeout=options.timeout,
+        )
+        return Prefetch(
+            task.type,
+            settings,
+            solve=functools.partial(
+                self.solve,
+                task,
+                timeout=timeout,
+                selection_mode=selection_mode,
+                provider=provider,
+                attempts=attempts,
+            ),
+            solve_time=lambda: self.statistics().solve_times.get(task.type, {}).get(0.5),
+            on_event=session.on_event,
+        )
 
     def recover(
         self, *, timeout: Seconds | ClientDefault | None = DEFAULT, max_pending: int | None = None

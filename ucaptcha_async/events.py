@@ -189,5 +189,52 @@ class ConnectionsDistrusted(Event):
     """The service sent bytes that nobody asked for: for a while each connection carries one request."""
 
 
+class TokenReady(Event):
+    """A prefetched token is in stock.
+
+    Attributes:
+        lead_time: Seconds from the begin of its solve to the stock.
+    """
+
+    lead_time: float
+
+
+@attrs.frozen(kw_only=True)
+class TokenTaken(Event):
+    """A prefetched token was handed out.
+
+    Attributes:
+        waited: Seconds that the `get` waited for it.
+        remaining: Seconds that it is still good for.
+    """
+
+    waited: float
+    remaining: float
+
+
+@attrs.frozen(kw_only=True)
+class TokenExpired(Event):
+    """A prefetched token got too old before anybody asked for it.
+
+    Attributes:
+        cost: What it cost, USD, if the service said.
+    """
+
+    cost: Decimal | None
+
+
+@attrs.frozen(kw_only=True)
+class TokenDelayed(Event):
+    """A solve of a prefetch brought no token, and is tried again after a pause.
+
+    Attributes:
+        reason: The name of the error class.
+        delay: Seconds until the next attempt, or less if another solve succeeds before.
+    """
+
+    reason: str
+    delay: float
+
+
 Hook = Callable[[Event], object]
 """What `on_event` takes."""
