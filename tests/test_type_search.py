@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import anyio
@@ -347,6 +348,31 @@ async def test_a_scout_that_is_cancelled_gives_way() -> None:
 
     assert sorted(ends) == [3, 4]
     assert service.requests == [FIRST, FIRST, SECOND, SECOND]
+
+
+async def test_a_name_that_another_thread_finds() -> None:
+    """Whoever is called to search next, and need not, calls all the others."""
+    service, known = Service(SECOND), 0
+    scout = await service.names.begin(TASK, None)
+
+    async def wait() -> None:
+        nonlocal known
+        search = await service.names.begin(TASK, None)
+        known += search.name is not None and search.name.type == SECOND
+
+    def elsewhere() -> None:
+        anyio.run(service.submit)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(wait)
+        await anyio.sleep(1)
+        scout.end()
+        thread = threading.Thread(target=elsewhere)  # before the one who was called can look
+        thread.start()
+        thread.join()
+
+    assert known == 3
 
 
 async def test_waiting_ends_with_the_deadline_of_the_one_who_waits() -> None:
