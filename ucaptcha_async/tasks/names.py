@@ -268,8 +268,8 @@ HCAPTCHA = Names(
 # 2captcha has the same types as anti-captcha and other words for two fields: both are sent.
 _TURNSTILE = _usual("action", c_data=_as("cData", "data"), chl_page_data=_as("chlPageData", "pagedata"))
 _TURNSTILE_CAPSOLVER = _usual(action=_as("metadata.action"), c_data=_as("metadata.cdata"))
-# The page that has the name does not have the fields: both ways to spell them are sent, after all names that are sure.
-_TURNSTILE_GUESSED = _usual(action=_as("action", "metadata.action"), c_data=_as("cData", "metadata.cdata"))
+# The page that has the name does not have the fields: with them, it comes after all names that are sure.
+_TURNSTILE_GUESSED = _usual("action", "c_data")
 
 TURNSTILE = Names(
     kind="Turnstile",
