@@ -128,6 +128,19 @@ def test_unknown_type() -> None:
     assert Decimal("0.5") == budget.estimate(A)
 
 
+def test_any_spelling_of_a_kind_stands_for_it() -> None:
+    """For estimates and for the costs that are seen; of several estimates the highest counts, to be safe."""
+    budget = Budget(estimate={"TurnstileTaskProxyless": "0.002", "AntiTurnstileTaskProxyLess": "0.003", "Own": "0.1"})
+    for name in ("Turnstile", "TurnstileTokenProxyLess", "TurnstileTask"):
+        assert Decimal("0.003") == budget.estimate(name)
+    assert Decimal("0.1") == budget.estimate("Own")
+
+    budget.spend("TurnstileTask", Decimal("0.004"), now=0)
+
+    assert Decimal("0.004") == budget.estimate("Turnstile") == budget.estimate("TurnstileTokenProxyLess")
+    assert {"Turnstile": Decimal("0.004")} == budget.statistics().highest_by_type
+
+
 def test_given_estimates() -> None:
     """An estimate replaces the default, also a lower one; a higher cost seen replaces the estimate."""
     budget = Budget(estimate={A: "0.003"})

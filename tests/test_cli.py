@@ -391,7 +391,7 @@ def test_messages_of_the_service_cannot_drive_the_terminal(run: Run, service: Ru
 # --- help, completion, and what is written down
 
 
-COMMANDS = ["demo", "solve", "batch", "report", "result", "balance", "journal", "recover", "completion"]
+COMMANDS = ["demo", "solve", "batch", "report", "result", "balance", "doctor", "journal", "recover", "completion"]
 
 
 def test_help_names_every_command_and_exit_code(run: Run) -> None:

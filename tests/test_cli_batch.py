@@ -189,7 +189,7 @@ def test_defaults_fill_what_lines_leave_out(run: Run, tmp_path: Path, output: Pa
 
     # The image has no website_key.
     assert ended.code == Exit.REJECTS
-    assert [line["type"] for line in read_lines(output)] == ["TurnstileTaskProxyless"]
+    assert [line["type"] for line in read_lines(output)] == ["TurnstileTokenProxyLess"]
 
 
 BAD = [
@@ -348,7 +348,7 @@ def test_results_may_go_to_standard_output(run: Run, tmp_path: Path, service: Ru
 def test_failures_are_results_too(run: Run, tmp_path: Path, output: Path, service: RunningService) -> None:
     """With class, code and whether money was spent; `--retry-failed` does them again."""
     tasks = write_lines(tmp_path / "t.jsonl", [task(1), {"type": "NoSuchTask", "key": "odd"}])
-    service.fail_next(type="TurnstileTaskProxyless")
+    service.fail_next(type="TurnstileTokenProxyLess")
     ended = run(tasks, "-o", output, "--json")
 
     assert ended.code == Exit.UNSOLVED
@@ -357,8 +357,8 @@ def test_failures_are_results_too(run: Run, tmp_path: Path, output: Path, servic
         "UnsupportedTask TASK_NOT_SUPPORTED": 1,
     }
     errors = {line["type"]: line["error"] for line in read_lines(output)}
-    assert errors["TurnstileTaskProxyless"]["class"] == "UnsolvableError"
-    assert errors["TurnstileTaskProxyless"]["charged"] is False
+    assert errors["TurnstileTokenProxyLess"]["class"] == "UnsolvableError"
+    assert errors["TurnstileTokenProxyLess"]["charged"] is False
     assert run(tasks, "-o", output).code == Exit.UNSOLVED
     assert len(read_lines(output)) == 2
 

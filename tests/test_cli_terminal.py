@@ -86,7 +86,7 @@ def test_demo_draws_its_progress_and_leaves_the_table() -> None:
 
     drawn = [text for text in terminal.seen if "in flight" in text and "requests/s" in text]
     assert len(drawn) > 3
-    assert any(re.search(r"TurnstileTaskProxyless +\d+ +\d+ +\d\.\d s", text) for text in drawn)
+    assert any(re.search(r"TurnstileTokenProxyLess +\d+ +\d+ +\d\.\d s", text) for text in drawn)
     assert "charged once per solved task: yes" in terminal.text
     assert "in flight" not in terminal.text
     assert "task type" in terminal.text

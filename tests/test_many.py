@@ -37,7 +37,7 @@ def pages(count: int) -> Iterator[Turnstile]:
 
 async def test_outcomes_come_as_they_complete() -> None:
     """Each input gives one outcome with its index, in the order of completion."""
-    service = LocalService(solve_time={"TurnstileTaskProxyless": 40, "RecaptchaV2TaskProxyless": 8})
+    service = LocalService(solve_time={"TurnstileTokenProxyLess": 40, "RecaptchaV2TaskProxyless": 8})
     async with opened(service) as client:
         async with client.solve_many([TURNSTILE, V2, V2]) as outcomes:
             seen = [outcome async for outcome in outcomes]
@@ -242,7 +242,7 @@ async def test_waiting_for_room_does_not_wake_the_crowd() -> None:
 
 async def test_leaving_early_cancels() -> None:
     """Leaving the block ends what runs, and the ids of paid tasks are kept."""
-    service = LocalService(solve_time={"TurnstileTaskProxyless": 500, "RecaptchaV2TaskProxyless": 8})
+    service = LocalService(solve_time={"TurnstileTokenProxyLess": 500, "RecaptchaV2TaskProxyless": 8})
     async with opened(service) as client:
         async with client.solve_many([TURNSTILE, V2, TURNSTILE]) as outcomes:
             async for outcome in outcomes:

@@ -101,7 +101,7 @@ def test_what_is_no_proxy_url_is_refused(url: Any) -> None:
         *[("port", value) for value in (0, -1, 65_536, "80", 80.0, True, None)],
         *[("username", value) for value in ("", "a\nb", 7, b"u")],
         *[("password", value) for value in ("", "a\nb", 7, b"p", "\ud800")],
-        *[("spelling", value) for value in ("", "URL", None)],
+        *[("spelling", value) for value in ("", "URL", 1)],
     ],
 )
 def test_a_wrong_field_is_refused(field: str, value: Any) -> None:

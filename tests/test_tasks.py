@@ -59,7 +59,7 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
             cookies="a=b",
         ),
         {
-            "type": "RecaptchaV2TaskProxyless",
+            "type": "ReCaptchaV2TokenProxyLess",
             "websiteURL": PAGE,
             "websiteKey": "k",
             "isInvisible": True,
@@ -93,12 +93,11 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
             is_session=False,
         ),
         {
-            "type": "RecaptchaV3TaskProxyless",
+            "type": "ReCaptchaV3EnterpriseTaskProxyLess",
             "websiteURL": PAGE,
             "websiteKey": "k",
             "minScore": 0.3,
             "pageAction": "a",
-            "isEnterprise": True,
             "apiDomain": "google.com",
             "enterprisePayload": {"s": "x"},
             "isSession": False,
@@ -125,7 +124,9 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
             "websiteKey": "k",
             "action": "a",
             "cData": "c",
+            "data": "c",
             "chlPageData": "p",
+            "pagedata": "p",
         },
     ),
     (
@@ -212,7 +213,7 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
     (
         MTCaptcha(website_url=PAGE, website_key="MTPublic-x", page_action="a", is_invisible=True, user_agent="u"),
         {
-            "type": "MtCaptchaTaskProxyLess",
+            "type": "MTCaptchaTask",
             "websiteURL": PAGE,
             "websiteKey": "MTPublic-x",
             "pageAction": "a",
@@ -321,12 +322,13 @@ def test_fields_that_are_not_given_are_not_sent(make: Callable[..., Task[Any]]) 
 
 @pytest.mark.parametrize("make", PROXIED)
 def test_a_proxy_chooses_the_other_type_name(make: Callable[..., Task[Any]]) -> None:
-    """With a proxy the type's name has no "Proxyless", and the proxy is sent as one URL."""
+    """With a proxy the type's name has no "Proxyless", and the proxy is sent as the type's own service wants it."""
     bare, proxied = make(), make(proxy=PROXY)
 
-    assert bare.type.lower() == f"{proxied.type.lower()}proxyless"
-    assert proxied.to_wire()["proxy"] == PROXY_URL
-    assert "proxy" not in bare.to_wire()
+    assert bare.type.lower().endswith("proxyless")
+    assert not proxied.type.lower().endswith("proxyless")
+    assert proxied.to_wire().items() >= PROXY.to_wire("url" if proxied.type.endswith("Token") else "fields").items()
+    assert not any(name.startswith("proxy") for name in bare.to_wire())
 
 
 @pytest.mark.parametrize("make", LEAST)

@@ -14,6 +14,7 @@ import attrs
 
 from .checks import describe, wrong
 from .errors import BudgetExceededError, ConfigurationError
+from .tasks.names import kind_of
 
 Money = Decimal | int | str
 """An amount of USD. Never a float: `0.1` is not a tenth."""
@@ -75,7 +76,7 @@ class BudgetStatistics:
         reservations: How many are open.
         refusals: How often `BudgetExceededError` was raised.
         spent_by_type: `spent`, divided by task type.
-        highest_by_type: The highest cost seen of each type.
+        highest_by_type: The highest cost seen of each kind; of a type of no known kind, its own.
     """
 
     spent: Decimal
@@ -100,7 +101,8 @@ class Budget:
     Args:
         max_spend: USD for the lifetime of this object. `None`: no limit.
         max_spend_per_hour: USD within any 60 minutes. `None`: no limit.
-        estimate: USD to reserve for a task; one amount for all, or amounts by task type.
+        estimate: USD to reserve for a task; one amount for all, or amounts by kind (`"RecaptchaV2"`) or type. Any type
+            that a service of the family has for a kind stands for the kind; of several, the highest amount counts.
         spent: What was spent before, for example by the run that this one continues.
 
     Raises:
@@ -111,7 +113,7 @@ class Budget:
         from decimal import Decimal
         from ucaptcha_async import AsyncClient, Budget
 
-        budget = Budget(max_spend="5.00", estimate={"RecaptchaV2TaskProxyless": "0.003"})
+        budget = Budget(max_spend="5.00", estimate={"RecaptchaV2": "0.003"})
         client = AsyncClient(budget=budget)
         assert budget.estimate("RecaptchaV2TaskProxyless") == Decimal("0.003")
         ```
@@ -174,9 +176,10 @@ class Budget:
         )
 
     def estimate(self, task_type: str) -> Decimal:
-        """USD that a submit of this type reserves now."""
-        given = self._estimates.get(task_type, self._estimate)
-        seen = self._highest.get(task_type)
+        """USD that a submit of this type, or kind, reserves now."""
+        kind = _kind(task_type)
+        given = self._estimates.get(kind, self._estimate)
+        seen = self._highest.get(kind)
         if seen is None and given is None:
             return max(DEFAULT_ESTIMATE, *self._highest.values(), _ZERO)
         return max(_ZERO if given is None else given, _ZERO if seen is None else seen)
@@ -260,7 +263,8 @@ class Budget:
         known = None if cost is None or not _is_sane(cost) else cost
         self._spend(reservation, reservation.estimate if known is None else known, now)
         if known is not None:
-            self._highest[reservation.type] = max(known, self._highest.get(reservation.type, _ZERO))
+            kind = _kind(reservation.type)
+            self._highest[kind] = max(known, self._highest.get(kind, _ZERO))
         return True
 
     def release(self, reservation: Reservation) -> bool:
@@ -414,9 +418,17 @@ def amount(field: str, value: Money) -> Decimal:
     return number
 
 
+def _kind(type_name: str) -> str:
+    """What prices go by: the kind, whatever name is sent for it."""
+    return kind_of(type_name) or type_name
+
+
 def _estimates(estimate: Money | Mapping[str, Money] | None) -> tuple[Mapping[str, Decimal], Decimal | None]:
     if estimate is None:
         return {}, None
     if isinstance(estimate, Mapping):
-        return {name: amount(f"estimate[{name!r}]", value) for name, value in estimate.items()}, None
+        amounts: dict[str, Decimal] = {}
+        for name, value in estimate.items():
+            amounts[_kind(name)] = max(amount(f"estimate[{name!r}]", value), amounts.get(_kind(name), _ZERO))
+        return amounts, None
     return {}, amount("estimate", estimate)

@@ -27,6 +27,7 @@ from .pacing.event_loop import current
 from .polling import Polling, SolveTimes
 from .results import Outcome, SelectionMode, TaskResult
 from .secrecy import SecretStr
+from .solving import type_search
 from .solving.job import Job, Options, State, feedback
 from .solving.prefetch import Prefetch, PrefetchSettings
 from .solving.session import OnUncertain, Session
@@ -205,10 +206,10 @@ class AsyncClient:
         polling = Polling() if polling is None else _is_a("polling", polling, Polling)
         host = self._host = urlsplit(url).netloc
         breaker = Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset))
-        self._budget = _budget(budget)
+        self._budget, account = _budget(budget), fingerprint(key, host)
         self._session = Session(
             api=Api(_limiter(rate_limit), per_request, key),
-            account=fingerprint(key, host),
+            account=account,
             host=host,
             polling=polling,
             times=SolveTimes(polling.memory),
@@ -219,6 +220,7 @@ class AsyncClient:
             callbacks=_callbacks(callbacks),
             on_uncertain=on_uncertain,
             cancel_grace=seconds("cancel_grace", cancel_grace),
+            type_names=type_search.shared(host, account),
             on_event=_callable("on_event", on_event),
         )
         breaker.held = self._session.held
@@ -527,7 +529,7 @@ class AsyncClient:
             timeout=options.timeout,
         )
         return Prefetch(
-            task.type,
+            task.kind,
             settings,
             solve=functools.partial(
                 self.solve,
@@ -537,7 +539,7 @@ class AsyncClient:
                 provider=provider,
                 attempts=attempts,
             ),
-            solve_time=lambda: self.statistics().solve_times.get(task.type, {}).get(0.5),
+            solve_time=lambda: self.statistics().solve_times.get(task.kind, {}).get(0.5),
             on_event=session.on_event,
         )
 

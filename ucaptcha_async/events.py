@@ -21,7 +21,8 @@ class Event:
 
     Attributes:
         at: When it happened, in seconds of the event loop's clock.
-        task_type: The type of the task; empty where the event concerns the client as a whole.
+        task_type: The kind of task (`"Turnstile"`), or its type where the kind is not known; empty where the event
+            concerns the client as a whole.
         task_id: The id of the task, once the service has given one.
         key: Your name for the piece of work, if you gave one.
     """
@@ -41,6 +42,23 @@ class Submitted(Event):
     """
 
     attempt: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class TypeNameChosen(Event):
+    """The service takes a kind of task under another name than the first, or under one that is only inferred.
+
+    All further tasks of the kind are sent under it. Refusals of a type cost nothing.
+
+    Attributes:
+        name: The type that the service took.
+        refused: The types that it did not know, in the order in which this solve tried them.
+        inferred: Whether no page says that the name, or the spelling of its fields, means this kind.
+    """
+
+    name: str
+    refused: tuple[str, ...] = ()
+    inferred: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ from ucaptcha_async.errors import UCaptchaError
 from .batch.command import batch
 from .completion import completion
 from .demo import demo
+from .doctor import doctor
 from .exits import CommandError, Exit, exit_code, table
 from .keeping import journal, recover
 from .output import close_quietly, fail
@@ -34,6 +35,7 @@ _COMMANDS = (
     (report, _WORK),
     (result, _WORK),
     (balance, _ACCOUNT),
+    (doctor, _ACCOUNT),
     (journal, _ACCOUNT),
     (recover, _ACCOUNT),
     (completion, _HELP),

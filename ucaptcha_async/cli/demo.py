@@ -54,7 +54,7 @@ def demo(
         fail("--count must be at least 1, and --failing from 0 to --count")
         return Exit.USAGE
     with running_service(speed=SPEED, seed=seed, idle_for=1.0) as service:
-        service.fail_next(times=failing, type=HCaptcha.types[0]) if failing else None
+        service.fail_next(times=failing, type=HCaptcha.type_names.bare[0].type) if failing else None
         if not json and not quiet:
             note(f"local service in process {service.pid} on {service.url}, solve times divided by {SPEED:g}")
             note(f"polling each task every {INTERVAL:.2f} s at most (the service documents 5 s)")

@@ -38,6 +38,7 @@ from ucaptcha_async.events import (
     Solved,
     Submitted,
     Throttled,
+    TypeNameChosen,
     Uncertain,
 )
 from ucaptcha_async.journal import Claim, ClaimKind, Entry
@@ -46,6 +47,7 @@ from ucaptcha_async.polling import PollClock
 from ucaptcha_async.results import Solution, Status
 from ucaptcha_async.secrecy import SecretMapping, SecretStr, passwords
 from ucaptcha_async.tasks import Task
+from ucaptcha_async.tasks.names import Name
 from ucaptcha_async.transport.api import Answer, Unreadable, WrongTask
 from ucaptcha_async.transport.error_codes import CODES, ends_wait
 
@@ -164,7 +166,7 @@ class Job(Generic[S]):
     @property
     def kind(self) -> str:
         """The kind of the task: what is learned and counted goes by it."""
-        return self.task.type
+        return self.task.kind
 
     def __repr__(self) -> str:
         state = "solved" if self.solution is not None else "open"
@@ -242,7 +244,7 @@ class Job(Generic[S]):
             if self.key is None:
                 await self._claimed(lease)
             self.state = State.SUBMITTING
-            answer = await submit(self, *self._wire())
+            answer = await self._submitted()
         except BaseException as error:
             self._tell_breaker(error)
             await self._not_accepted(lease, error)
@@ -276,15 +278,27 @@ class Job(Generic[S]):
 
     # --- the submit's ends --------------------------------------------------------------------------------------------
 
-    def _wire(self) -> tuple[SecretMapping, dict[str, str]]:
-        """The task as it is sent, and the other fields of `createTask`."""
+    async def _submitted(self) -> Answer:
+        """Submit, under the name that the service knows the kind by."""
+        search = await self.session.type_names.begin(self.task, self.options.provider)
+        try:
+            answer = await submit(self, search)
+            if search.accepted() and search.name is not None:
+                name, refused = search.name, tuple(search.tried)
+                self.session.emit(TypeNameChosen, self, name=name.type, refused=refused, inferred=name.inferred)
+            return answer
+        finally:
+            search.end()
+
+    def wire(self, name: Name | None) -> tuple[SecretMapping, dict[str, str], tuple[str, ...]]:
+        """The task as it is sent, the other fields of `createTask`, and what no error may show."""
         callbacks = self.session.callbacks
         url = None if callbacks is None else callbacks.url
         fields = {"callbackUrl": url, "selectionMode": self.mode, "provider": self.options.provider}
-        wire = SecretMapping(self.task.to_wire())
+        wire = SecretMapping(self.task.to_wire(name))
         of_callback = () if url is None else (SecretStr(url), SecretStr(url.rpartition("/")[2]))
         self.secrets = (*passwords(wire), *of_callback)
-        return wire, {name: value for name, value in fields.items() if value}
+        return wire, {name: value for name, value in fields.items() if value}, self.secrets
 
     async def _accepted(self, answer: Answer, attempt: int) -> None:
         self.accepted_at = answer.received_at

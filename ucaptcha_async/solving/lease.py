@@ -84,7 +84,7 @@ _TABLE: dict[Fate, tuple[Money, Report]] = {
     Fate.SOLVED: (Money.SETTLE, _solved),
     Fate.FAILED: (Money.RELEASE, _failed),
     Fate.FAILED_BY_CODE: (Money.KEEP, _failed),
-    Fate.LOST: (Money.KEEP, lambda journal, row, end: journal.uncertain(row)),
+    Fate.LOST: (Money.KEEP, lambda journal, row, end: journal.lost(row)),
 }
 """How each fate settles a task. Every one frees the place in flight."""
 

@@ -33,6 +33,8 @@ from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
 from ucaptcha_async.transport.api import Api
 
+from .type_search import TypeNames
+
 if TYPE_CHECKING:
     from ucaptcha_async.callbacks import CallbackReceiver
 
@@ -88,6 +90,7 @@ class Session:
     callbacks: CallbackReceiver | None
     on_uncertain: OnUncertain
     cancel_grace: float
+    type_names: TypeNames
     on_event: Hook | None
     loop: EventLoop = attrs.field(init=False)
     rng: Random = attrs.field(factory=Random)

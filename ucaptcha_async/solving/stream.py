@@ -208,7 +208,7 @@ def recover(session: Session, options: Options, width: int) -> Outcomes[Entry, S
 
     def job(entry: Entry) -> Job[Solution]:
         task: Task[Solution] = Task(entry.type)
-        lease = Lease(session, entry.type, row=entry.submit_id)
+        lease = Lease(session, task.kind, row=entry.submit_id)
         # A dead process's intent, or a task that the service did not know any more: nothing is to be learned of it.
         fate = Fate.UNCERTAIN if entry.state is EntryState.UNCERTAIN or entry.task_id is None else None
         return Job(session, task, options, entry.key, entry.task_id, State.WAITING, fate, lease, respell=True)

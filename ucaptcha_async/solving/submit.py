@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -28,6 +28,7 @@ from .lease import Fate
 
 if TYPE_CHECKING:
     from .job import Job
+    from .type_search import Search
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 15.0
@@ -60,25 +61,29 @@ def may_pass(error: UCaptchaError, fate: Fate | None) -> bool:
     return fate is Fate.REFUSED and isinstance(error, NoProviderError | RateLimitedError)
 
 
-async def submit(job: Job[Any], task: Mapping[str, Any], options: Mapping[str, str]) -> Answer:
-    """Submit a task until the service has accepted or refused it.
+async def submit(job: Job[Any], search: Search) -> Answer:
+    """Submit a task until the service has accepted or refused it, under one type name after another if need be.
 
     Raises:
         SubmitUncertainError: The fate of the request is unknown.
+        UnsupportedTaskError: The service knows none of the names.
         UCaptchaError: The service refused the task for good, or it was never sent.
     """
     session, tries = job.session, 0
     while True:
-        exchange, job.fate = session.api.create_task(task, options, job.secrets), None
+        exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
         job.exchange = exchange
         try:
-            await finish_after_cancel(functools.partial(_answered, job, exchange), exchange, session.cancel_grace)
+            call = functools.partial(_answered, job, exchange)
+            await finish_after_cancel(call, exchange, session.cancel_grace)
             assert job.answer is not None
             return job.answer
         except UCaptchaError as error:
             job.trouble = error
             if job.fate is Fate.UNCERTAIN:
                 raise _uncertain(error, exchange) from error
+            if job.fate is Fate.REFUSED and await search.refused(error):
+                continue
             if not may_pass(error, job.fate):
                 raise
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * session.rng.uniform(0.5, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from ucaptcha_async.json_values import JSON, camel, discreet, shown, to_json
 
 from .fields import KEY, a_proxy, more_fields, page, type_name
 from .fields import lifetime as seconds_or_none
+from .names import Name, Names, kind_of, merge
 from .proxy import Proxy
 from .solutions import Solution
 
@@ -98,12 +100,28 @@ class Task(Generic[S_co]):
         return self._type or ""
 
     @property
+    def kind(self) -> str:
+        """What kind of task it is, whatever its service calls it; for a type that is not known here, the type itself.
+
+        Solve times, costs, statistics and the journal go by it.
+        """
+        return kind_of(self.type) or self.type
+
+    def names(self) -> tuple[Name, ...]:
+        """The types that may be tried, in order; none if the type was given."""
+        return ()
+
+    @property
     def lifetime(self) -> float | None:
         """How long the solutions of this task are usually accepted, seconds; `None` if nobody knows."""
         return self.usual_lifetime if self._life is None else self._life
 
-    def to_wire(self) -> dict[str, JSON]:
-        """The `task` object of `createTask`. It may hold a proxy's password."""
+    def to_wire(self, name: Name | None = None) -> dict[str, JSON]:
+        """The `task` object of `createTask`. It may hold a proxy's password.
+
+        Args:
+            name: One of `names()`, to send the task under; otherwise the type that was given, or else the first.
+        """
         return {"type": self.type} | {name: to_json(name, value) for name, value in self._fields.items()}
 
     def encode_nested(self) -> JSON:
@@ -180,8 +198,8 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
 class Widget(Task[S_co]):
     """What the classes of tasks share: each field that is not `None` is sent under its name in camel case."""
 
-    types: ClassVar[tuple[str, str]]
-    """The type's name without and with a proxy."""
+    type_names: ClassVar[Names]
+    """What the services of the family call this kind of task."""
 
     _type: str | None = attrs.field(default=None, alias="type", converter=type_name, metadata=sent(None))
     _life: float | None = attrs.field(default=None, alias="lifetime", converter=seconds_or_none, metadata=sent(None))
@@ -196,25 +214,64 @@ class Widget(Task[S_co]):
     @property
     def type(self) -> str:
         """The task's type on the wire: the one that was given, or the usual one."""
-        return self._type or self.types[getattr(self, "proxy", None) is not None]
+        return self._type or self._usual_name().type
 
-    def to_wire(self) -> dict[str, JSON]:
-        """The `task` object of `createTask`. It may hold a proxy's password."""
-        wire: dict[str, JSON] = {"type": self.type}
+    @property
+    def kind(self) -> str:
+        """What kind of task it is, whatever its service calls it; a type that was given is looked up."""
+        return self.type_names.kind if self._type is None else super().kind
+
+    def names(self) -> tuple[Name, ...]:
+        """The types that may be tried, in order, as far as they go with the fields that are set.
+
+        None if the type was given, or if no service takes all these fields.
+        """
+        return () if self._type else self.type_names.fitting(self._optional(), self._proxied())
+
+    def _usual_name(self) -> Name:
+        return self.type_names.usual(self._optional(), self._proxied())
+
+    def _proxied(self) -> bool:
+        return getattr(self, "proxy", None) is not None
+
+    def _optional(self) -> dict[str, object]:
+        cls: Any = self.__class__  # its own hash is that of its instances, to a type checker
+        values = ((field, getattr(self, field)) for field in _optional_fields(cls))
+        return {field: value for field, value in values if value is not None}
+
+    def to_wire(self, name: Name | None = None) -> dict[str, JSON]:
+        """The `task` object of `createTask`. It may hold a proxy's password.
+
+        Args:
+            name: One of `names()`, to send the task under; otherwise the type that was given, or else the first.
+        """
+        if name is None and self._type is None:
+            name = self._usual_name()
+        wire: dict[str, JSON] = {"type": name.type if name else self.type}
         for field in attrs.fields(self.__class__):
             value = getattr(self, field.name)
-            name, write = field.metadata.get(_WIRE, (camel(field.name), None))
+            spelled = name.write(field.name, value) if name and value is not None else None
+            key, write = field.metadata.get(_WIRE, (camel(field.name), None))
             if isinstance(value, Proxy):
-                wire |= value.to_wire()
-            elif value is not None and name is not None:
-                wire[name] = write(value) if write else to_json(field.name, value)
-        return wire | {name: to_json(name, value) for name, value in self.extra.items()}
+                wire |= value.to_wire(name.proxy if name else "url")
+            elif spelled is not None:
+                merge(wire, spelled)
+            elif value is not None and key is not None:
+                wire[key] = write(value) if write else to_json(field.name, value)
+        return wire | {key: to_json(key, value) for key, value in self.extra.items()}
 
     def _shown(self) -> Iterator[str]:
         for field in attrs.fields(self.__class__):
             value = getattr(self, field.name)
             if field.init and value is not None and value != {}:
                 yield f"{field.alias}={shown(value) if field.repr else '<hidden>'}"
+
+
+@functools.cache
+def _optional_fields(cls: Any) -> tuple[str, ...]:
+    """The fields of a class that need not be set, and that not every service takes."""
+    own = (field for field in attrs.fields(cls) if field.init and field.default is None)
+    return tuple(field.name for field in own if field.name != "proxy" and not field.name.startswith("_"))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -8,6 +8,7 @@ import attrs
 
 from ucaptcha_async.json_values import checked
 
+from . import names
 from .base import SolutionClass, Widget, sent
 from .fields import ANGLE, CLICKS, FLAG, LENGTH, TEXT, in_order, maybe, one_of, page, whole_number
 from .images import Image, ImageSource, read_image
@@ -30,8 +31,8 @@ def _instructions(value: ImageSource | None) -> Image | None:
 class ImageToText(Widget[TextSolution]):
     """Text in an image. Gives a `TextSolution`, usually at once.
 
-    Type `ImageToTextTask` (source: docs/api/ucaptcha/create-task). The fields are family: anti-captcha
-    ImageToTextTask, not uCaptcha's own page.
+    Type `ImageToTextTask` (U: api/ucaptcha/create-task). The fields are family: anti-captcha ImageToTextTask, not
+    uCaptcha's own page.
 
     Attributes:
         image: The image: PNG, JPEG, GIF, WebP or BMP. Required. Sent as `body`. Give `bytes`; the path of a file as
@@ -48,7 +49,7 @@ class ImageToText(Widget[TextSolution]):
         website_url: Absolute URL of the page it comes from.
         language_pool: `"en"` or `"rn"` (Russian and neighbours).
         module: The name of a recogniser. Family: CapSolver.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that the text is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -65,7 +66,7 @@ class ImageToText(Widget[TextSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TextSolution
-    types: ClassVar[tuple[str, str]] = ("ImageToTextTask", "ImageToTextTask")
+    type_names: ClassVar[names.Names] = names.IMAGE_TO_TEXT
 
     image: Image = attrs.field(converter=_image, metadata=sent("body", Image.to_base64))
     phrase: bool | None = attrs.field(default=None, validator=maybe(FLAG))
@@ -89,8 +90,8 @@ class ImageToText(Widget[TextSolution]):
 class ClickCoordinates(Widget[CoordinatesSolution]):
     """Where to click in an image. Gives a `CoordinatesSolution`.
 
-    Type `CoordinatesRecognition`. Type and fields are family: AnySolver CoordinatesRecognition, not uCaptcha's own
-    page.
+    Types, in the order in which they are tried: `CoordinatesRecognition` (family: AnySolver), `CoordinatesTask`
+    (family: 2captcha). The fields are family: AnySolver CoordinatesRecognition, not uCaptcha's own page.
 
     Attributes:
         image: The image. Required. From the same sources as for [`ImageToText`][ucaptcha_async.ImageToText]. Sent as
@@ -99,7 +100,7 @@ class ClickCoordinates(Widget[CoordinatesSolution]):
         img_instructions: What to do, as an image.
         min_clicks: Fewest clicks, from 1.
         max_clicks: Most clicks, from 1.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -114,7 +115,7 @@ class ClickCoordinates(Widget[CoordinatesSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = CoordinatesSolution
-    types: ClassVar[tuple[str, str]] = ("CoordinatesRecognition", "CoordinatesRecognition")
+    type_names: ClassVar[names.Names] = names.CLICK_COORDINATES
 
     image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
     comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
@@ -134,7 +135,8 @@ class ClickCoordinates(Widget[CoordinatesSolution]):
 class Rotate(Widget[RotateSolution]):
     """How far to turn an image. Gives a `RotateSolution`.
 
-    Type `RotateRecognition`. Type and fields are family: AnySolver RotateRecognition, not uCaptcha's own page.
+    Types, in the order in which they are tried: `RotateRecognition` (family: AnySolver), `RotateTask` (family:
+    2captcha). The fields are family: AnySolver RotateRecognition, not uCaptcha's own page.
 
     Attributes:
         image: The image. Required. From the same sources as for [`ImageToText`][ucaptcha_async.ImageToText]. Sent as
@@ -142,7 +144,7 @@ class Rotate(Widget[RotateSolution]):
         angle: The step of the widget, degrees, above 0 up to 360.
         comment: What to do, in words.
         img_instructions: What to do, as an image.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -157,7 +159,7 @@ class Rotate(Widget[RotateSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = RotateSolution
-    types: ClassVar[tuple[str, str]] = ("RotateRecognition", "RotateRecognition")
+    type_names: ClassVar[names.Names] = names.ROTATE
 
     image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
     angle: float | None = attrs.field(default=None, validator=maybe(ANGLE))

@@ -56,9 +56,9 @@ def _check_login(_: object, attribute: attrs.Attribute[Any], value: object) -> N
         raise wrong(attribute.name, value, "non-empty printable text or None", ProxyError)
 
 
-def _check_spelling(_: object, __: object, value: Spelling) -> None:
-    if value not in _SPELLINGS:
-        raise wrong("spelling", value, "'url' or 'fields'", ProxyError)
+def _check_spelling(_: object, __: object, value: Spelling | None) -> None:
+    if value is not None and value not in _SPELLINGS:
+        raise wrong("spelling", value, "'url', 'fields' or None", ProxyError)
 
 
 @checked
@@ -78,7 +78,8 @@ class Proxy:
         username: The user, if the proxy wants one; in plain text, not percent-encoded.
         password: The password, if the proxy wants one; in plain text. Needs `username`.
         spelling: `"url"` sends one text, `proxy`. `"fields"` sends `proxyType`, `proxyAddress`, `proxyPort`,
-            `proxyLogin` and `proxyPassword` instead, for services of the family that want those.
+            `proxyLogin` and `proxyPassword` instead. `None`, the default: as the service that a task's type is from
+            documents it, and one text where the library does not know the type.
 
     Raises:
         ProxyError: A value is wrong; the message names the field, never the value.
@@ -99,7 +100,7 @@ class Proxy:
     port: int = attrs.field(validator=_check_port)
     username: str | None = attrs.field(default=None, validator=_check_login, repr=False)
     password: str | None = attrs.field(default=None, validator=_check_login, repr=False)
-    spelling: Spelling = attrs.field(default="url", validator=_check_spelling)
+    spelling: Spelling | None = attrs.field(default=None, validator=_check_spelling)
 
     def __attrs_post_init__(self) -> None:
         if self.password is not None and self.username is None:
@@ -107,7 +108,7 @@ class Proxy:
 
     @classmethod
     @discreet
-    def parse(cls, url: str, *, spelling: Spelling = "url") -> Self:
+    def parse(cls, url: str, *, spelling: Spelling | None = None) -> Self:
         """Read a proxy from a URL; user and password are percent-decoded.
 
         Args:
@@ -142,9 +143,13 @@ class Proxy:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{login}{'@' if login else ''}{host}:{self.port}"
 
-    def to_wire(self) -> dict[str, JSON]:
-        """The fields that a task sends for this proxy, password included."""
-        if self.spelling == "url":
+    def to_wire(self, usual: Spelling = "url") -> dict[str, JSON]:
+        """The fields that a task sends for this proxy, password included.
+
+        Args:
+            usual: How it is sent if `spelling` is `None`.
+        """
+        if (self.spelling or usual) == "url":
             return {"proxy": self.to_url()}
         fields: dict[str, JSON] = {
             "proxyType": self.scheme,

@@ -104,9 +104,6 @@ PENDING_CODES = frozenset({"CAPCHA_NOT_READY", "CAPTCHA_NOT_READY", "ERROR_CAPTC
 INTERNAL = frozenset({"INTERNAL_ERROR", "ERROR_INTERNAL_SERVER_ERROR", "ERROR_INTERNAL", "ERROR_SETTLEMENT_FAILED"})
 """Codes that say that the service itself failed, whatever the HTTP status."""
 
-UNKNOWN_TYPE = frozenset(code for code, cls in CODES.items() if cls is UnsupportedTaskError)
-"""Codes that say that the service does not know the task's type."""
-
 # What an unknown code's words mean, compared whole, the first rule that fits. All words of a rule must be there. What
 # belongs to the task decides before what belongs to the account: `ERROR_INVALID_SITEKEY` is about no API key.
 _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
