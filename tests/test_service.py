@@ -208,7 +208,7 @@ async def test_proxies_are_accepted_in_the_documented_forms(proxy: dict[str, Any
         assert await call.create({**V2, "type": "RecaptchaV2Task", **proxy})
 
 
-@pytest.mark.parametrize("fields", [{"selectionMode": "fastest"}, {"provider": 5}, {"callbackUrl": ""}])
+@pytest.mark.parametrize("fields", [{"selectionMode": "fastest"}, {"provider": 5}, {"callbackUrl": 5}])
 async def test_wrong_routing_is_refused(fields: dict[str, Any]) -> None:
     """The fields beside the task are checked as well."""
     async with calling(LocalService()) as call:

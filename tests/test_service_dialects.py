@@ -78,7 +78,7 @@ async def test_unsolvable_may_be_an_error(name: str, number: int) -> None:
 
     assert (heard.status, heard.json["errorId"]) == (200, number)
     assert heard.json["errorCode"] == "ERROR_CAPTCHA_UNSOLVABLE"
-    assert "status" not in heard.json
+    assert heard.json.get("status") == ("failed" if name == "capsolver" else None)
     assert service.books.spent == 0
 
 
@@ -172,7 +172,62 @@ async def test_feedback_may_have_endpoints_of_its_own(endpoint: str) -> None:
     assert nowhere.status == 404
 
 
-async def test_a_null_is_as_good_as_nothing() -> None:
-    """Clients of the family send the optional fields that they do not use as null."""
-    async with calling(LocalService()) as call:
-        assert await call.create(callbackUrl=None, provider=None, selectionMode=None)
+@pytest.mark.parametrize("nothing", [None, ""])
+async def test_nothing_is_as_good_as_absent(nothing: str | None) -> None:
+    """Clients of the family send the optional fields that they do not use as null, or as empty text."""
+    service = LocalService()
+    async with calling(service) as call:
+        task = {**V2, "proxy": nothing, "recaptchaDataSValue": nothing}
+        task_id = await call.create(task, callbackUrl=nothing, provider=nothing, selectionMode=nothing)
+        page = await call("createTask", task={**V2, "websiteURL": nothing})
+
+    assert (service.books.tasks[task_id].provider, service.books.tasks[task_id].selection_mode) == (None, None)
+    assert page.json["errorCode"] == "ERROR_PAGEURL"
+
+
+@pytest.mark.parametrize(
+    ("options", "looks"),
+    [
+        ({"id_digits": 4}, lambda task_id: isinstance(task_id, str) and task_id == "0012"),
+        ({"id_digits": 19, "integer_ids": True}, lambda task_id: isinstance(task_id, int) and task_id > 2**53),
+    ],
+)
+async def test_ids_come_back_as_they_were(options: dict[str, Any], looks: Any) -> None:
+    """Ids may be numbers beyond what a double holds, or digits with leading zeros; in another form they are unknown."""
+    service = LocalService(dialect=Dialect(**options), solve_time=0)
+    async with calling(service) as call:
+        task_id = await call.create()
+        other = int(task_id) if isinstance(task_id, str) else str(task_id)
+        ready, unknown = await call.poll(task_id), await call.poll(other)
+
+    assert looks(task_id)
+    assert ready["status"] == "ready"
+    assert unknown["errorCode"] == "ERROR_WRONG_CAPTCHA_ID"
+    assert len(service.books.tasks[str(task_id)].polls) == 1
+
+
+async def test_many_ids_with_zeros_differ() -> None:
+    """No two tasks share an id, whatever its form."""
+    for options in ({"id_digits": 4}, {"id_digits": 19, "integer_ids": True}):
+        async with calling(LocalService(dialect=Dialect(**options))) as call:  # type: ignore[arg-type]
+            assert len({await call.create() for _ in range(200)}) == 200
+
+
+@pytest.mark.parametrize(("code", "status"), [("ERROR_CAPTCHA_SOLVE_FAILED", 400), ("ERROR_CAPTCHA_UNSOLVABLE", 200)])
+async def test_a_failed_solve_may_be_an_error_with_a_status(code: str, status: int) -> None:
+    """CapSolver's error for a failed solve names the task, and has its status."""
+    service = LocalService(dialect="capsolver", solve_time=0)  # type: ignore[arg-type]
+    service.fail_next(code, after=0)
+    async with calling(service) as call:
+        task_id = await call.create()
+        heard = await call("getTaskResult", taskId=task_id)
+
+    assert heard.status == status
+    assert {**heard.json, "errorDescription": ""} == {
+        "errorId": 1,
+        "errorCode": code,
+        "errorDescription": "",
+        "status": "failed",
+        "taskId": task_id,
+    }
+    assert service.books.spent == 0

@@ -8,8 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from ucaptcha_async.testing import LocalService
-
+from .legacy_service import LegacyService
 from .service_helpers import KEY, calling
 
 pytestmark = pytest.mark.virtual_time
@@ -25,7 +24,7 @@ async def submit(http: httpx.AsyncClient, **fields: Any) -> str:
 
 async def test_a_solve_as_text() -> None:
     """`OK|id`, then `CAPCHA_NOT_READY`, then `OK|solution`."""
-    service = LocalService(solve_time=10)
+    service = LegacyService(solve_time=10)
     async with calling(service) as call:
         task_id = await submit(call.http, **V2)
         pending = await call.http.get("/res.php", params={"key": KEY, "action": "get", "id": task_id})
@@ -42,7 +41,7 @@ async def test_a_solve_as_text() -> None:
 
 async def test_a_solve_as_json() -> None:
     """With `json=1` every answer is `{status, request}`, and the query does as well as a form."""
-    async with calling(LocalService(solve_time=5)) as call:
+    async with calling(LegacyService(solve_time=5)) as call:
         created = (await call.http.get("/in.php", params={**V2, "json": "1"})).json()
         query = {"key": KEY, "action": "get", "id": created["request"], "json": "1"}
         pending = (await call.http.get("/res.php", params=query)).json()
@@ -58,7 +57,7 @@ async def test_a_solve_as_json() -> None:
 
 async def test_balance_and_reports() -> None:
     """The balance has four decimals, and reports are on record."""
-    service = LocalService(balance="50.25")  # type: ignore[arg-type]
+    service = LegacyService(balance="50.25")  # type: ignore[arg-type]
     async with calling(service) as call:
         query = {"key": KEY, "action": "getbalance", "header_acao": "1"}
         balance = await call.http.get("/res.php", params=query)
@@ -92,7 +91,7 @@ async def test_balance_and_reports() -> None:
 )
 async def test_methods_are_translated(fields: dict[str, str], kind: str) -> None:
     """Each method is a task type of the JSON API."""
-    service = LocalService()
+    service = LegacyService()
     async with calling(service) as call:
         task_id = await submit(call.http, **fields)
 
@@ -101,7 +100,7 @@ async def test_methods_are_translated(fields: dict[str, str], kind: str) -> None
 
 async def test_images_may_be_uploaded() -> None:
     """A file in a multipart form is an image to read; other parts are fields."""
-    service = LocalService()
+    service = LegacyService()
     async with calling(service) as call:
         answer = await call.http.post("/in.php", data={"key": KEY}, files={"file": ("a.png", b"\x89PNG\xff")})
         task_id = answer.text.removeprefix("OK|")
@@ -126,7 +125,7 @@ async def test_images_may_be_uploaded() -> None:
 )
 async def test_errors_are_bare_codes(path: str, fields: dict[str, str], code: str) -> None:
     """Whatever is wrong, the answer is HTTP 200 and the bare code."""
-    async with calling(LocalService(keys=[KEY])) as call:
+    async with calling(LegacyService(keys=[KEY])) as call:
         answer = await call.http.post(f"/{path}", data=fields)
 
     assert (answer.status_code, answer.text) == (200, code)
@@ -134,7 +133,7 @@ async def test_errors_are_bare_codes(path: str, fields: dict[str, str], code: st
 
 async def test_failed_solves_are_codes() -> None:
     """A failed solve is its code, and refunded."""
-    service = LocalService(failure_rate=1, solve_time=0)
+    service = LegacyService(failure_rate=1, solve_time=0)
     async with calling(service) as call:
         task_id = await submit(call.http, **V2)
         answer = await call.http.get("/res.php", params={"key": KEY, "action": "get", "id": task_id})
@@ -151,7 +150,7 @@ async def test_pingbacks_are_callbacks() -> None:
         heard.append(url)
         return 200
 
-    service = LocalService(callback_sender=sender, allow_private_callbacks=True, solve_time=3)
+    service = LegacyService(callback_sender=sender, allow_private_callbacks=True, solve_time=3)
     async with service, calling(service) as call:
         task_id = await submit(call.http, **V2, pingback="http://127.0.0.1/cb")
         await anyio.sleep(4)

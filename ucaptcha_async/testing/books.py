@@ -107,7 +107,7 @@ class TaskRecord:
 
     @property
     def code(self) -> str:
-        """The one string that stands for the solution in callbacks and legacy answers."""
+        """The one string that stands for the solution in callbacks."""
         return str(self.solution.get(self.answer, ""))
 
     def as_json(self) -> dict[str, object]:

@@ -15,6 +15,7 @@ from .dialects import DIALECTS
 from .options import SolveTimes
 from .server import NotLoopbackError, make_server, open_socket, url_of
 from .service import LocalService
+from .spellings import SPELLINGS
 from .timing import SolveTime, parse_solve_time
 
 INPUT = 0
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="the seed of everything random (default: %(default)s)")
     add("--speed", type=float, default=1.0, help="divide all solve times by this (default: %(default)s)")
     add("--dialect", choices=sorted(DIALECTS), default="ucaptcha", help="whose words to use (default: %(default)s)")
+    add("--types", choices=[*SPELLINGS, "dialect"], default="any", help="whose task types to take (default: any)")
     add(
         "--solve-time",
         nargs="+",
@@ -95,6 +97,7 @@ def _service(options: argparse.Namespace) -> LocalService:
         seed=options.seed,
         speed=options.speed,
         dialect=options.dialect,
+        types=options.types,
         solve_time=_solve_times(options.solve_time),
         failure_rate=options.failure_rate,
         idle_for=options.idle_for,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from . import faults
-from .faults import Fault, FaultRates
+from .faults import Fault
+from .scripts import ENDPOINTS, FaultRates
 
 if TYPE_CHECKING:
     from .service import LocalService
@@ -20,8 +21,8 @@ JSON = Mapping[str, object]
 FAULTS: Mapping[str, type[Fault]] = {
     kind.__name__: kind
     for kind in (
-        *(faults.Amend, faults.Delay, faults.Drop, faults.Error, faults.Html, faults.Huge, faults.Json),
-        *(faults.RateLimit, faults.Reply, faults.Truncated),
+        *(faults.Amend, faults.Delay, faults.Drop, faults.Encoded, faults.Error, faults.Extra, faults.Html),
+        *(faults.Huge, faults.Json, faults.RateLimit, faults.Reply, faults.Reword, faults.Truncated),
     )
 }
 
@@ -46,7 +47,7 @@ def fault_from_json(value: JSON) -> Fault:
         raise ValueError(f"no fault {name!r}; there are {', '.join(FAULTS)}")
     if isinstance(fields.get("body"), str):
         fields["body"] = base64.b64decode(str(fields["body"]))
-    for field in ("headers", "without"):
+    for field in ("headers", "without", "only"):
         if isinstance(fields.get(field), list):
             fields[field] = tuple(tuple(i) if isinstance(i, list) else i for i in fields[field])  # type: ignore[attr-defined]
     try:
@@ -81,7 +82,7 @@ def _rates(service: LocalService, order: dict[str, object]) -> None:
     if not isinstance(pairs, list):
         raise ValueError("rates must be a list of pairs")
     rates = tuple((fault_from_json(fault), float(rate)) for fault, rate in pairs)
-    endpoints = order.get("endpoints", faults.ENDPOINTS)
+    endpoints = order.get("endpoints", ENDPOINTS)
     seed = order.get("seed", 0)
     service.faults.set_rates(FaultRates(rates=rates, seed=int(str(seed)), endpoints=tuple(endpoints)))  # type: ignore[arg-type]
 

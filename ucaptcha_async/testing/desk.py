@@ -14,8 +14,9 @@ from .books import Books, TaskRecord
 from .options import Options, as_solve_time
 from .refusals import RefusalError
 from .solutions import KINDS, Kind, make_token
+from .spellings import SPELLINGS, Spelling
 from .timing import SolveTime
-from .validation import check_request, check_task
+from .validation import check_request, check_task, given
 
 JSON = Mapping[str, object]
 
@@ -46,7 +47,9 @@ class Desk:
         self._fingerprints: dict[str, str] = {}
         self._stock: dict[str, deque[float]] = {}
         self._plans: list[_Plan] = []
-        self._kinds = {name: kind for kind in (*KINDS, *map(_as_kind, options.extra_types)) for name in kind.types}
+        extra = [_as_kind(kind) for kind in options.extra_types]
+        self._extra = {name for kind in extra for name in kind.types}
+        self._kinds = {name: kind for kind in (*KINDS, *extra) for name in kind.types}
         self._ids, self._times, self._fates, self._solutions = (
             random.Random(f"{options.seed}:{name}") for name in ("ids", "times", "fates", "solutions")
         )
@@ -87,12 +90,15 @@ class Desk:
 
     def create(self, key: str, body: JSON, now: float) -> TaskRecord:
         """Take a task and charge for it."""
+        body = given(body)
         task = body.get("task")
+        if not isinstance(task, dict):
+            raise RefusalError("ERROR_BAD_PARAMETERS", "task must be an object.")
+        task = given(task)
         kind = self._kind(task)
-        assert isinstance(task, dict)  # _kind refuses what is no object
         check_request(body)
-        check_task(task, kind, proxy_optional=self._options.dialect.proxy_optional)
-        price = self._price(task["type"], kind)
+        check_task(task, kind, self._spelling, proxy_optional=self._options.dialect.proxy_optional)
+        price = self._price(str(task["type"]), kind)
         balance = self.balance(key)
         if balance < price:
             raise RefusalError("ERROR_ZERO_BALANCE")
@@ -102,13 +108,23 @@ class Desk:
         self._books.note_task(record)
         return record
 
-    def _kind(self, task: object) -> Kind:
-        if not isinstance(task, dict):
-            raise RefusalError("ERROR_BAD_PARAMETERS", "task must be an object.")
+    @property
+    def _spelling(self) -> Spelling:
+        chosen = self._options.types
+        return SPELLINGS[self._options.dialect.spelling if chosen == "dialect" else chosen]
+
+    def _kind(self, task: JSON) -> Kind:
         name = task.get("type")
-        if not isinstance(name, str) or name not in self._kinds:
+        if not isinstance(name, str) or not self._takes(name):
             raise RefusalError("TASK_NOT_SUPPORTED")
         return self._kinds[name]
+
+    def _takes(self, name: str) -> bool:
+        return name in self._extra or (name in self._kinds and self._spelling.takes(name))
+
+    def price_list(self) -> dict[str, Decimal]:
+        """Return the price of each type that is taken, in USD."""
+        return {name: self._price(name, kind) for name, kind in self._kinds.items() if self._takes(name)}
 
     def _price(self, name: str, kind: Kind) -> Decimal:
         prices = self._options.prices
@@ -190,7 +206,10 @@ class Desk:
 
     def find(self, key: str, body: JSON, now: float) -> TaskRecord:
         """Return the task that a request asks for, if it is this key's and has not expired."""
-        task = self._books.tasks.get(str(body.get("taskId")))
+        asked = body.get("taskId")
+        task = self._books.tasks.get(str(asked))
+        if task is not None and not _same(asked, self._options.dialect.wire_id(task)):
+            task = None
         retention = self._options.retention
         expired = task is not None and retention is not None and now > task.ready_at + retention
         if task is None or task.key != self.fingerprint(key) or expired:
@@ -212,6 +231,11 @@ class Desk:
         if "code" in result and not isinstance(result["code"], str):
             raise RefusalError("ERROR_BAD_PARAMETERS", "result.code must be a string.")
         task.feedback.append(dict(result))
+
+
+def _same(asked: object, wire_id: object) -> bool:
+    """Whether an id came back as it was given: a number is not its digits."""
+    return type(asked) is type(wire_id) and asked == wire_id
 
 
 def _text(value: object) -> str | None:

@@ -22,12 +22,15 @@ class Dialect:
     Attributes:
         name: The name of the dialect.
         integer_ids: Task ids are numbers, not UUIDs.
+        id_digits: Task ids have so many digits, as numbers or as text with leading zeros (`"0012"`); None for UUIDs, or
+            numbers as they are usual.
         always_ok: The HTTP status is 200 whatever happens.
         numeric_errors: `errorId` is the number of the error, not always 1.
         error_id_in_results: `errorId` is there in answers to polls.
         create_status: The `status` in answers of `createTask`; None leaves it out.
         idle: Polls may answer `idle` before `processing`.
-        unsolvable_is_error: A failed solve is an error with its `errorId`, not `status: failed`.
+        unsolvable_is_error: A failed solve is an error with its `errorId`, without a status.
+        names_failed: Where a failed solve is an error, it has `status: failed` and `taskId` all the same.
         immediate: Whether `createTask` may answer with a solution.
         cost: `number`, `text`, or None for no cost in results.
         solve_time: Whether `solveTime` is in results.
@@ -38,17 +41,20 @@ class Dialect:
             `endTime`, `solveCount`.
         reports: Whether there are `reportCorrect…` and `reportIncorrect…` endpoints.
         proxy_optional: Types with a proxy may come without one, and the proxy's text may have any form.
+        spelling: Which names of types and fields the service takes, if `LocalService(types="dialect")` asks for it.
         codes: Other names of error codes.
     """
 
     name: str = "ucaptcha"
     integer_ids: bool = False
+    id_digits: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(4)))
     always_ok: bool = False
     numeric_errors: bool = False
     error_id_in_results: bool = True
     create_status: str | None = "processing"
     idle: bool = True
     unsolvable_is_error: bool = False
+    names_failed: bool = False
     immediate: bool = True
     cost: str | None = "number"
     solve_time: bool = True
@@ -58,14 +64,28 @@ class Dialect:
     extras: tuple[str, ...] = ()
     reports: bool = False
     proxy_optional: bool = False
+    spelling: str = "own"
     codes: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}), hash=False)
 
     def new_id(self, rng: random.Random, number: int) -> str:
         """Make the id of the task with this number."""
+        if self.id_digits is not None:
+            return self._digits(rng, number)
         if self.integer_ids:
             return str(7_000_000_000 + 1009 * number + rng.randrange(1009))
         bits = f"{rng.getrandbits(128):032x}"
         return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}"
+
+    def _digits(self, rng: random.Random, number: int) -> str:
+        assert self.id_digits is not None
+        if self.integer_ids:
+            low = 10 ** (self.id_digits - 1)
+            return str(low + (number * 1009 + rng.randrange(1009)) % (9 * low))
+        return f"{12 + number:0{self.id_digits}d}"
+
+    def wire_id(self, task: TaskRecord) -> object:
+        """Return the id of a task as it stands in JSON; a client must send it back in the same type and digits."""
+        return int(task.id) if self.integer_ids else task.id
 
     def error(self, code: str, description: str | None = None) -> tuple[int, JSON]:
         """Return the HTTP status and the body of an error."""
@@ -79,7 +99,7 @@ class Dialect:
 
     def created(self, task: TaskRecord) -> JSON:
         """Return the answer of `createTask`."""
-        body: JSON = {"errorId": 0, "taskId": self._wire_id(task)}
+        body: JSON = {"errorId": 0, "taskId": self.wire_id(task)}
         if task.immediate:
             return {**body, **self._ready(task, priced=self.immediate_cost)}
         if self.create_status is not None:
@@ -94,7 +114,7 @@ class Dialect:
 
     def _head(self, task: TaskRecord) -> JSON:
         head: JSON = {"errorId": 0} if self.error_id_in_results else {}
-        known = {"taskId": self._wire_id(task), "taskType": task.type, "provider": task.provider or "local"}
+        known = {"taskId": self.wire_id(task), "taskType": task.type, "provider": task.provider or "local"}
         return head | {name: value for name, value in known.items() if name in self.extras}
 
     def _pending(self, status: str) -> JSON:
@@ -103,7 +123,8 @@ class Dialect:
 
     def _failed(self, task: TaskRecord, code: str) -> tuple[int, JSON]:
         if self.unsolvable_is_error:
-            return self.error(code)
+            http, body = self.error(code)
+            return http, {**body, "status": "failed", "taskId": self.wire_id(task)} if self.names_failed else body
         words: JSON = {"errorCode": self.codes.get(code, code), "errorDescription": describe(code)}
         return 200, {**self._head(task), "status": "failed", **words}
 
@@ -125,9 +146,6 @@ class Dialect:
         rest = {key: value for key, value in solution.items() if key != own}
         return {**dict.fromkeys(names, solution[own]), **rest}
 
-    def _wire_id(self, task: TaskRecord) -> object:
-        return int(task.id) if self.integer_ids else task.id
-
 
 _LABELS = ("ip", "createTime", "endTime", "solveCount")
 _NO_SUCH_ID = MappingProxyType({"ERROR_WRONG_CAPTCHA_ID": "ERROR_NO_SUCH_CAPCHA_ID"})
@@ -138,6 +156,7 @@ DIALECTS: Mapping[str, Dialect] = {
         Dialect(),
         Dialect(
             name="anticaptcha",
+            spelling="anticaptcha",
             integer_ids=True,
             immediate=False,
             always_ok=True,
@@ -157,12 +176,15 @@ DIALECTS: Mapping[str, Dialect] = {
             extras=("taskId",),
             create_status="idle",
             unsolvable_is_error=True,
+            names_failed=True,
+            spelling="capsolver",
             cost=None,
             solve_time=False,
             proxy_optional=True,
         ),
         Dialect(
             name="capmonster",
+            spelling="anticaptcha",
             integer_ids=True,
             immediate=False,
             always_ok=True,
@@ -176,6 +198,7 @@ DIALECTS: Mapping[str, Dialect] = {
         ),
         Dialect(
             name="2captcha",
+            spelling="anticaptcha",
             integer_ids=True,
             immediate=False,
             always_ok=True,
@@ -193,6 +216,7 @@ DIALECTS: Mapping[str, Dialect] = {
         ),
         Dialect(
             name="anysolver",
+            spelling="anysolver",
             immediate=False,
             always_ok=True,
             idle=False,
@@ -200,7 +224,9 @@ DIALECTS: Mapping[str, Dialect] = {
             null_solution=True,
             extras=("taskId", "taskType", "provider"),
         ),
-        Dialect(name="bare", error_id_in_results=False, create_status=None, cost="text", solve_time=False),
+        Dialect(
+            name="bare", spelling="any", error_id_in_results=False, create_status=None, cost="text", solve_time=False
+        ),
     )
 }
 """The dialects by name. `bare` is no service's: it leaves out all that a client may not rely on."""

@@ -1,4 +1,4 @@
-"""The four endpoints of the JSON API.
+"""The four endpoints of the JSON API, and the public table of prices.
 
 Source: docs/api/ucaptcha/create-task, docs/api/ucaptcha/get-task-result, docs/api/ucaptcha/get-balance,
 docs/api/ucaptcha/feedback-task.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
 
 import attrs
 
@@ -25,6 +26,10 @@ REPORTS = (
     *("reportCorrect", "reportIncorrect"),
 )
 """How other services of the family take feedback."""
+
+PRICING = "x402/pricing"
+X402_RATE = Decimal("1.5")
+"""What the public table of prices asks, compared with what a task costs with a key."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,10 +68,10 @@ class Office:
     async def take(self, body: JSON, now: float) -> TaskRecord:
         """Take a task, with its callback."""
         key = self.desk.key_of(body)
-        url = body.get("callbackUrl")
-        if isinstance(url, str) and url and not self.options.allow_private_callbacks:
+        url = body.get("callbackUrl") or None
+        if isinstance(url, str) and not self.options.allow_private_callbacks:
             await check_public(url)
-        if isinstance(url, str) and url and not self.callbacks.running:
+        if isinstance(url, str) and not self.callbacks.running:
             raise RuntimeError("callbacks need `async with service:` around, or a server that speaks ASGI's lifespan")
         task = self.desk.create(key, body, now)
         if isinstance(url, str):
@@ -89,6 +94,10 @@ def parse_json(scope: Scope, raw: bytes) -> JSON | None:
     return value if isinstance(value, dict) else None
 
 
+def _nothing(scope: Scope, raw: bytes) -> JSON:
+    return {}
+
+
 class JsonApi:
     """The JSON API of the service.
 
@@ -109,7 +118,9 @@ class JsonApi:
             "feedbackTask": self._feedback_task,
             **(dict.fromkeys(REPORTS, self._report) if self._dialect.reports else {}),
         }
-        return {name: Endpoint(run=run, parse=parse_json, refuse=self.refuse) for name, run in handlers.items()}
+        posts = {name: Endpoint(run=run, parse=parse_json, refuse=self.refuse) for name, run in handlers.items()}
+        pricing = Endpoint(run=self._pricing, parse=_nothing, refuse=self.refuse, methods=("GET",))
+        return {**posts, PRICING: pricing}
 
     def refuse(self, body: JSON | None, code: str, description: str | None = None) -> Answer:
         """Make the answer for an error code."""
@@ -118,7 +129,8 @@ class JsonApi:
     async def _create_task(self, body: JSON, now: float) -> Answer:
         task = await self._office.take(body, now)
         shown = task if task.immediate else None
-        return Answer(200, self._dialect.created(task), delivers=shown, task_id=task.id)
+        wire_id = self._dialect.wire_id(task)
+        return Answer(200, self._dialect.created(task), delivers=shown, task_id=task.id, wire_id=wire_id)
 
     async def _get_task_result(self, body: JSON, now: float) -> Answer:
         task, status = self._office.ask(body, now)
@@ -128,6 +140,11 @@ class JsonApi:
     async def _get_balance(self, body: JSON, now: float) -> Answer:
         desk = self._office.desk
         return Answer(200, {"errorId": 0, "balance": float(desk.balance(desk.key_of(body)))})
+
+    async def _pricing(self, body: JSON, now: float) -> Answer:
+        """The public table of prices. That rail asks for half as much again. Source: docs/features/x402-payments."""
+        prices = self._office.desk.price_list()
+        return Answer(200, {"pricesUsd": {name: float(price * X402_RATE) for name, price in prices.items()}})
 
     async def _report(self, body: JSON, now: float) -> Answer:
         self._office.desk.find(self._office.desk.key_of(body), body, now)

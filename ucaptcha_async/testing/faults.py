@@ -1,17 +1,15 @@
-"""Faults on order: answers that go wrong in a known way, at a known request or with a known rate."""
+"""Faults: the ways in which an answer goes wrong. `scripts.py` decides which request meets which."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import copy
+import json
+from collections.abc import Mapping
 
 import attrs
 
 from .refusals import describe, http_status
 from .wire import Answer
-
-ENDPOINTS = ("createTask", "getTaskResult", "getBalance", "feedbackTask")
 
 
 @attrs.frozen(kw_only=True)
@@ -22,11 +20,13 @@ class Fault:
         times: How many requests in a row it meets; None for all that follow.
         processed: Whether the request is carried out (a task is created and charged) before its answer is spoiled.
         delay: How long the answer is held back, in seconds.
+        only: The endpoints that it may meet by `FaultRates`; empty for all of them.
     """
 
     times: int | None = 1
     processed: bool = False
     delay: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    only: tuple[str, ...] = ()
 
     def spoil(self, answer: Answer) -> Answer:
         """Return the answer that is sent in place of (or made from) the right one."""
@@ -53,9 +53,12 @@ class Reply(Fault):
         return Answer(self.status, body=self.body, content_type=self.content_type, headers=self.headers)
 
 
+_TITLES = {200: "Sign in", 302: "Found", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+
+
 @attrs.frozen
 class Html(Fault):
-    """An error page of a gateway in place of JSON.
+    """A page of a gateway, such as an error or a login, in place of JSON.
 
     Attributes:
         status: The HTTP status.
@@ -64,7 +67,8 @@ class Html(Fault):
     status: int = attrs.field(default=502, kw_only=False)
 
     def spoil(self, answer: Answer) -> Answer:  # noqa: D102
-        page = f"<html><head><title>{self.status}</title></head><body><h1>{self.status} Bad Gateway</h1></body></html>"
+        title = f"{self.status} {_TITLES.get(self.status, 'Bad Gateway')}"
+        page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>"
         return Answer(self.status, body=page.encode(), content_type="text/html; charset=utf-8")
 
 
@@ -88,13 +92,17 @@ class Json(Fault):
 class Amend(Fault):
     """The right answer with some fields changed or left out; the request is carried out.
 
+    `Amend({"errorId": "0"})` accepts as loosely as some services do; `Amend({"taskId": other})` names another task.
+
     Attributes:
         fields: Fields to set.
         without: Names of fields to leave out.
+        status: The HTTP status; None for the right one.
     """
 
     fields: Mapping[str, object] = attrs.field(factory=dict, kw_only=False, hash=False)
     without: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    status: int | None = attrs.field(default=None, kw_only=True)
     processed: bool = attrs.field(default=True, kw_only=True)
 
     def spoil(self, answer: Answer) -> Answer:  # noqa: D102
@@ -102,24 +110,102 @@ class Amend(Fault):
         answer.value = {**{key: value for key, value in old.items() if key not in self.without}, **self.fields}
         if {"solution", "status"} & (set(self.fields) | set(self.without)):
             answer.delivers = None
+        answer.status = self.status or answer.status
         return answer
+
+
+def _named(error: Error) -> bool:
+    return error.names_task
 
 
 @attrs.frozen
 class Error(Fault):
-    """A documented refusal, such as `ERROR_ZERO_BALANCE`, whatever was asked.
+    """A refusal, such as `ERROR_ZERO_BALANCE`, whatever was asked.
+
+    `Error("ERROR_NEW_WORD", names_task=True)` contradicts itself: the task is there and is charged. What says of a task
+    that it has failed, as CapSolver does, is
+    `Error("ERROR_CAPTCHA_SOLVE_FAILED", names_task=True, fields={"status": "failed"}, status=400)`.
 
     Attributes:
         code: The error code.
         status: The HTTP status; None for the documented one.
+        names_task: Whether the request is carried out, and the refusal names the task that was made or asked for.
+        fields: Further fields of the body, or others in place of the usual ones: `{"taskId": 0}`.
     """
 
     code: str = attrs.field(kw_only=False)
     status: int | None = attrs.field(default=None, kw_only=True)
+    names_task: bool = attrs.field(default=False, kw_only=True)
+    fields: Mapping[str, object] = attrs.field(factory=dict, kw_only=True, hash=False)
+    processed: bool = attrs.field(default=attrs.Factory(_named, takes_self=True), kw_only=True)
 
     def spoil(self, answer: Answer) -> Answer:  # noqa: D102
-        value = {"errorId": 1, "errorCode": self.code, "errorDescription": describe(self.code)}
-        return Answer(self.status or http_status(self.code), value)
+        value: dict[str, object] = {"errorId": 1, "errorCode": self.code, "errorDescription": describe(self.code)}
+        if self.names_task and answer.wire_id is not None:
+            value["taskId"] = answer.wire_id
+        return Answer(self.status or http_status(self.code), {**value, **self.fields})
+
+
+@attrs.frozen
+class Reword(Fault):
+    """The right answer with other words for the status of the task; the request is carried out.
+
+    Attributes:
+        words: What is said for `idle`, `processing`, `ready` and `failed`: `{"ready": "COMPLETED"}`.
+    """
+
+    words: Mapping[str, str] = attrs.field(kw_only=False, hash=False)
+    processed: bool = attrs.field(default=True, kw_only=True)
+
+    def spoil(self, answer: Answer) -> Answer:  # noqa: D102
+        value = answer.value
+        if isinstance(value, dict) and value.get("status") in self.words:
+            answer.value = {**value, "status": self.words[value["status"]]}
+        return answer
+
+
+@attrs.frozen
+class Encoded(Fault):
+    """The right answer in another encoding than UTF-8; the request is carried out.
+
+    Attributes:
+        encoding: A codec of Python, such as `utf-8-sig` (with a byte order mark) or `utf-16`; or `broken` for UTF-8
+            with a description in it that is not.
+    """
+
+    encoding: str = attrs.field(default="utf-8-sig", kw_only=False)
+    processed: bool = attrs.field(default=True, kw_only=True)
+
+    def spoil(self, answer: Answer) -> Answer:  # noqa: D102
+        if self.encoding != "broken":
+            answer.body = answer.payload().decode().encode(self.encoding)
+        elif isinstance(answer.value, dict):
+            text = json.dumps({**answer.value, "errorDescription": "no caf\0"})
+            answer.body = text.encode().replace(b"\\u0000", b"\xe9\xff")
+        return answer
+
+
+@attrs.frozen
+class Extra(Fault):
+    """The right answer, and behind it on the same connection a second one that nobody asked for.
+
+    It takes a real socket: `httpx.ASGITransport` has no connections.
+
+    Attributes:
+        value: The JSON value of the second answer; None for the same again.
+        status: The HTTP status of the second answer, if a value is given.
+        after: How long after the first it is sent, in seconds; 0 puts both into one packet.
+    """
+
+    value: object = attrs.field(default=None, kw_only=False, hash=False)
+    status: int = attrs.field(default=200, kw_only=True)
+    after: float = attrs.field(default=0.0, kw_only=True, validator=attrs.validators.ge(0))
+    processed: bool = attrs.field(default=True, kw_only=True)
+
+    def spoil(self, answer: Answer) -> Answer:  # noqa: D102
+        answer.extra = copy.copy(answer) if self.value is None else Answer(self.status, self.value)
+        answer.extra_after = self.after
+        return answer
 
 
 @attrs.frozen(kw_only=True)
@@ -213,125 +299,3 @@ class Drop(Fault):
     def spoil(self, answer: Answer) -> Answer:  # noqa: D102
         answer.cut, answer.delivers = ("during" if self.during else "before"), None
         return answer
-
-
-@attrs.define(eq=False)
-class _Script:
-    endpoint: str
-    steps: list[Fault]
-    task_id: str | None
-    task_type: str | None
-    used: int = 0
-
-    def matches(self, endpoint: str, task_id: str | None, task_type: str | None) -> bool:
-        return (
-            bool(self.steps)
-            and self.endpoint in (endpoint, "*")
-            and self.task_id in (None, task_id)
-            and self.task_type in (None, task_type)
-        )
-
-    def take(self) -> Fault:
-        step = self.steps[0]
-        self.used += 1
-        if step.times is not None and self.used >= step.times:
-            self.steps.pop(0)
-            self.used = 0
-        return step
-
-
-def _as_pairs(rates: Iterable[tuple[Fault, float]]) -> tuple[tuple[Fault, float], ...]:
-    return tuple(rates)
-
-
-def _check_rates(owner: object, attribute: object, value: tuple[tuple[Fault, float], ...]) -> None:
-    if any(rate < 0 for _, rate in value) or sum(rate for _, rate in value) > 1 + 1e-9:
-        raise ValueError("rates must not be negative and must add up to at most 1")
-
-
-@attrs.frozen(kw_only=True)
-class FaultRates:
-    """Faults at random, from a seed.
-
-    Attributes:
-        rates: Pairs of a fault and the share of requests that it meets; the shares add up to at most 1.
-        seed: The seed.
-        endpoints: The endpoints that are met.
-    """
-
-    rates: tuple[tuple[Fault, float], ...] = attrs.field(converter=_as_pairs, validator=_check_rates)
-    seed: int = 0
-    endpoints: tuple[str, ...] = ENDPOINTS
-
-
-class Faults:
-    """The faults that wait for requests, and a count of those that met one.
-
-    Attributes:
-        fired: How often each class of fault met a request.
-    """
-
-    def __init__(self, rates: FaultRates | None = None) -> None:
-        self.fired: Counter[str] = Counter()
-        self._scripts: list[_Script] = []
-        self.set_rates(rates)
-
-    def set_rates(self, rates: FaultRates | None) -> None:
-        """Set the faults that come at random; None for no more of them."""
-        self._rates = rates
-        self._rng = random.Random(f"{rates.seed if rates else 0}:faults")
-
-    def script(self, endpoint: str, *faults: Fault, task_id: str | None = None, task_type: str | None = None) -> None:
-        """Let the next requests that match meet these faults, one after the other.
-
-        Args:
-            endpoint: The endpoint, for example `getTaskResult`, or `*` for any.
-            faults: The faults in their order; each is met `times` times.
-            task_id: Only requests about this task.
-            task_type: Only requests about tasks of this type.
-        """
-        if endpoint not in (*ENDPOINTS, "in.php", "res.php", "*"):
-            raise ValueError(f"no endpoint {endpoint!r}; there are {', '.join(ENDPOINTS)} and *")
-        self._scripts.append(_Script(endpoint, list(faults), task_id, task_type))
-
-    def clear(self) -> None:
-        """Forget all faults that have not come yet."""
-        self._scripts.clear()
-        self.set_rates(None)
-
-    @property
-    def waiting(self) -> int:
-        """How many scripted faults have not come to their end."""
-        return sum(len(script.steps) for script in self._scripts)
-
-    def pick(self, endpoint: str, task_id: str | None, task_type: str | None) -> Fault | None:
-        """Return the fault that this request meets, if any."""
-        if not self._scripts and self._rates is None:
-            return None
-        fault = self._scripted(endpoint, task_id, task_type) or self._random(endpoint)
-        if fault is not None:
-            self.fired[_label(fault)] += 1
-        return fault
-
-    def _scripted(self, endpoint: str, task_id: str | None, task_type: str | None) -> Fault | None:
-        self._scripts = [script for script in self._scripts if script.steps]
-        found = (script for script in self._scripts if script.matches(endpoint, task_id, task_type))
-        script = next(found, None)
-        return script.take() if script is not None else None
-
-    def _random(self, endpoint: str) -> Fault | None:
-        if self._rates is None or endpoint not in self._rates.endpoints:
-            return None
-        point = self._rng.random()
-        for fault, rate in self._rates.rates:
-            point -= rate
-            if point < 0:
-                return fault
-        return None
-
-
-def _label(fault: Fault) -> str:
-    name = type(fault).__name__
-    if isinstance(fault, Drop):
-        return f"{name}.{'before' if fault.before else 'during' if fault.during else 'after'}"
-    return f"{name}.processed" if fault.processed and not isinstance(fault, Amend | Truncated | Delay) else name

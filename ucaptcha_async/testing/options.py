@@ -9,8 +9,9 @@ import attrs
 
 from .callbacks import CallbackPlan
 from .dialects import DIALECTS, Dialect, find_dialect
-from .faults import FaultRates
+from .scripts import FaultRates
 from .solutions import Kind
+from .spellings import SPELLINGS
 from .timing import Fixed, SolveTime
 from .wire import ConnectionDroppedError
 
@@ -54,6 +55,9 @@ class Options:
         latency: How long each answer takes on top, in seconds: a number, or a function of the endpoint's name.
         dialect: The dialect, or the name of one: `ucaptcha`, `anticaptcha`, `capsolver`, `capmonster`, `2captcha`,
             `anysolver`, `bare`.
+        types: Which names of task types and fields it takes: `own` (uCaptcha's), `anticaptcha` (also 2captcha's and
+            CapMonster's), `capsolver`, `anysolver`, all of them (`any`), or those of the service whose `dialect` it
+            speaks. Another type is refused with `TASK_NOT_SUPPORTED`, and costs nothing.
         fault_rates: Faults at random.
         epoch: The Unix time at which the clock of the event loop was zero; None takes the machine's clock.
         clock_skew: How far the service's clock is ahead of that, in seconds.
@@ -82,6 +86,7 @@ class Options:
     retention: float | None = attrs.field(default=None, validator=attrs.validators.optional(_not_negative))
     latency: float | Callable[[str], float] = 0.0
     dialect: Dialect = attrs.field(default=DIALECTS["ucaptcha"], converter=find_dialect)
+    types: str = attrs.field(default="any", validator=attrs.validators.in_((*SPELLINGS, "dialect")))
     fault_rates: FaultRates | None = None
     epoch: float | None = None
     clock_skew: float = 0.0

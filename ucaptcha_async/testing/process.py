@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from .control import fault_to_json
-from .faults import Fault, FaultRates
+from .faults import Fault
+from .scripts import FaultRates
 
 OptionValue = str | int | float | bool | Sequence[str] | Mapping[str, object] | object
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from .wire import ABORT
+from .wire import ABORT, LINE
 
 if TYPE_CHECKING:
     import uvicorn
@@ -67,6 +67,33 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class HoldingTransport:
+    """A transport that can keep what is written and write it in one piece. All else is the transport's own."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def hold(self) -> None:
+        """Keep what is written from now on."""
+        self._held = []
+
+    def release(self) -> None:
+        """Write what was kept."""
+        held, self._held = self._held, None
+        self.write(b"".join(held or ()))
+
+    def write(self, data: bytes) -> None:
+        """Write bytes, or keep them; a closed connection takes none."""
+        if self._held is not None:
+            self._held.append(data)
+        elif data and not self._transport.is_closing():
+            self._transport.write(data)
+
+
 def make_server(
     service: LocalService, *, idle_timeout: float = 60.0, on_ready: Callable[[], None] | None = None
 ) -> uvicorn.Server:
@@ -87,12 +114,15 @@ def make_server(
         raise ImportError(f"the local service needs {error.name}: pip install 'ucaptcha_async[testing]'") from error
 
     class Protocol(HttpToolsProtocol):
-        """Lets the service cut its connection."""
+        """Lets the service cut its connection, and write to it what nobody asked for."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(HoldingTransport(transport))  # type: ignore[arg-type]
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
             transport: Any = self.transport
-            self.scope["extensions"] = {ABORT: transport.abort}
+            self.scope["extensions"] = {ABORT: transport.abort, LINE: transport}
 
     class Announcing(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -22,11 +22,11 @@ from .callbacks import Callbacks
 from .control import control
 from .desk import Desk
 from .endpoints import Endpoint, JsonApi, Office, parse_json
-from .faults import Fault, Faults
-from .legacy import LegacyApi
+from .faults import Fault
 from .options import Options
 from .refusals import RefusalError
-from .wire import Answer, Clock, Receive, Scope, Send, cut_connection, read_body, send_answer
+from .scripts import Faults
+from .wire import Answer, Clock, Receive, Scope, Send, cut_connection, read_body, send_answer, send_with_extra
 
 JSON = Mapping[str, object]
 
@@ -57,16 +57,20 @@ class LocalService(Options):
     _group: anyio.abc.TaskGroup = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.faults = Faults(self.fault_rates)
         self._books = Books(detail=self.books_detail, clock=self._now)
         self._desk = Desk(self, self._books)
         self._clock = Clock(self.epoch, self.clock_skew)
         self._callbacks = Callbacks(self._books, self.callback_plan, self.callback_sender)
         office = Office(self, self._books, self._desk, self._callbacks)
         api = JsonApi(office)
-        self._endpoints = {**api.endpoints(), **LegacyApi(office).endpoints()}
+        self._endpoints = {**api.endpoints(), **self.more_endpoints(office)}
+        self.faults = Faults(self.fault_rates, self._endpoints)
         every = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
         self._unknown = Endpoint(run=self._no_such_method, parse=parse_json, refuse=api.refuse, methods=every)
+
+    def more_endpoints(self, office: Office) -> Mapping[str, Endpoint]:
+        """Return further endpoints, for a service that is built on this one."""
+        return {}
 
     # What a test says and asks
 
@@ -201,7 +205,10 @@ class LocalService(Options):
                 await send_answer(send, answer, headers, half=True)
             await cut_connection(scope, receive, self.drop_error)
             return
-        await send_answer(send, answer, headers)
+        if answer.extra is not None:
+            await send_with_extra(scope, send, answer, answer.extra, headers)
+        else:
+            await send_answer(send, answer, headers)
         task = answer.delivers
         if task is not None and task.first_delivered_at is None:
             task.first_delivered_at = anyio.current_time()
@@ -245,6 +252,8 @@ class LocalService(Options):
         else:
             answer = endpoint.refuse(body, "ERROR_TOO_MUCH_REQUESTS", None)
         task_id = asked or answer.task_id
+        if asked is not None and body is not None:
+            answer.wire_id = body["taskId"]
         if fault is not None:
             answer = fault.spoil(answer)
             answer.delay += fault.delay

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 import attrs
 
+from .spellings import SPELLINGS
 from .timing import LogNormal, SolveTime
 
 JSON = dict[str, object]
@@ -29,7 +30,7 @@ class Kind:
         name: A short name for it.
         types: The names that `task.type` may have.
         solution: Makes a solution from a generator and the `task` object.
-        answer: The field of the solution that a callback or a legacy answer carries alone.
+        answer: The field of the solution that a callback carries alone.
         page: Whether `websiteURL` is required.
         site_key: The name of the field with the site's key, if one is required.
         required: Names of other fields that are required.
@@ -89,8 +90,13 @@ def _text(rng: random.Random, task: Mapping[str, object]) -> JSON:
     return {"text": "".join(rng.choices("abcdefghjkmnpqrstuvwxyz23456789", k=6))}
 
 
+def geetest_version(task: Mapping[str, object]) -> object:
+    """Return which version of GeeTest a task is about: by its field, else by the name of its type."""
+    return task.get("version", 4 if "V4" in str(task.get("type")) else 3)
+
+
 def _geetest(rng: random.Random, task: Mapping[str, object]) -> JSON:
-    if task.get("version") == 4:
+    if geetest_version(task) == 4:
         return _geetest_v4(rng, task)
     validate = digits(rng)
     return {"challenge": task.get("challenge"), "validate": validate, "seccode": f"{validate}|jordan"}
@@ -122,21 +128,26 @@ def _rotate(rng: random.Random, task: Mapping[str, object]) -> JSON:
     return {"rotate": rng.randrange(0, 360, 5)}
 
 
-def _twins(*names: str, suffixes: Iterable[str] = ("Proxyless", "ProxyLess")) -> tuple[str, ...]:
-    """Each name alone (a proxy must be given) and with both spellings of the ending that says none is needed."""
-    return tuple(name + ending for name in names for ending in ("", *suffixes))
+_ENDINGS = ("Proxyless", "ProxyLess")
+
+
+def _names(kind: str) -> tuple[str, ...]:
+    """What the services of the family call a kind, each name with both spellings of the ending."""
+    known = [name for spelling in SPELLINGS.values() for name in (spelling.types or {}).get(kind, ())]
+    stems = dict.fromkeys(name.removesuffix(_ENDINGS[0]).removesuffix(_ENDINGS[1]) for name in known)
+    return tuple(stem + ending for stem in stems for ending in ("", *_ENDINGS))
 
 
 KINDS: tuple[Kind, ...] = (
     Kind(
         name="reCAPTCHA v2",
-        types=_twins("RecaptchaV2Task", "ReCaptchaV2Task", "ReCaptchaV2Token", "NoCaptchaTask"),
+        types=_names("reCAPTCHA v2"),
         solution=_recaptcha,
         answer="gRecaptchaResponse",
     ),
     Kind(
         name="reCAPTCHA v2 Enterprise",
-        types=_twins("RecaptchaV2EnterpriseTask", "ReCaptchaV2EnterpriseTask", "ReCaptchaV2EnterpriseToken"),
+        types=_names("reCAPTCHA v2 Enterprise"),
         solution=_recaptcha,
         answer="gRecaptchaResponse",
         price=Decimal("0.00399"),
@@ -144,10 +155,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         name="reCAPTCHA v3",
-        types=_twins(
-            *("RecaptchaV3Task", "ReCaptchaV3Task", "ReCaptchaV3Token"),
-            *("RecaptchaV3EnterpriseTask", "ReCaptchaV3EnterpriseTask", "ReCaptchaV3EnterpriseToken"),
-        ),
+        types=_names("reCAPTCHA v3"),
         solution=_recaptcha,
         answer="gRecaptchaResponse",
         price=Decimal("0.00199"),
@@ -155,13 +163,13 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         name="hCaptcha",
-        types=_twins("HCaptchaTask", "PopularCaptchaToken", "PopularCaptchaEnterpriseToken"),
+        types=_names("hCaptcha"),
         solution=_hcaptcha,
         solve_time=LogNormal(15.0, 0.5),
     ),
     Kind(
         name="Turnstile",
-        types=_twins("TurnstileTask", "TurnstileToken", "AntiTurnstileTask"),
+        types=_names("Turnstile"),
         solution=_turnstile,
         price=Decimal("0.00145"),
         solve_time=LogNormal(6.0, 0.4),
@@ -179,7 +187,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         name="GeeTest",
-        types=_twins("GeeTestTask"),
+        types=_names("GeeTest"),
         solution=_geetest,
         answer="validate",
         site_key=None,
@@ -188,21 +196,21 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         name="FunCaptcha",
-        types=_twins("FunCaptchaTask"),
+        types=_names("FunCaptcha"),
         solution=_arkose,
         site_key="websitePublicKey",
         solve_time=LogNormal(20.0, 0.5),
     ),
-    Kind(name="MTCaptcha", types=_twins("MtCaptchaTask", "MTCaptchaTask"), solution=make_token),
-    Kind(name="Friendly Captcha", types=_twins("FriendlyCaptchaTask"), solution=_friendly),
+    Kind(name="MTCaptcha", types=_names("MTCaptcha"), solution=make_token),
+    Kind(name="Friendly Captcha", types=_names("Friendly Captcha"), solution=_friendly),
     Kind(
         name="Yandex SmartCaptcha",
-        types=_twins("YandexCaptchaTask", "YandexSmartCaptchaTask"),
+        types=_names("Yandex SmartCaptcha"),
         solution=make_token,
     ),
     Kind(
         name="Tencent",
-        types=_twins("TencentTask"),
+        types=_names("Tencent"),
         solution=_tencent,
         answer="ticket",
         site_key=None,

@@ -10,7 +10,8 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from .refusals import RefusalError
-from .solutions import Kind
+from .solutions import Kind, geetest_version
+from .spellings import Spelling
 
 SELECTION_MODES = frozenset({"autoCheapest", "autoFastest", "autoMostReliable", "priority"})
 PROXY_TYPES = frozenset({"http", "https", "socks4", "socks5"})
@@ -41,8 +42,14 @@ def check_request(body: Mapping[str, object]) -> None:
             raise RefusalError("ERROR_BAD_PARAMETERS", f"{name} must be a string.")
 
 
-def check_task(task: Mapping[str, object], kind: Kind, *, proxy_optional: bool) -> None:
-    """Check a task's own fields, as its kind needs them."""
+def given(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return fields without those that are null or empty text, as clients send optional ones that nobody has set."""
+    return {name: value for name, value in fields.items() if value is not None and value != ""}
+
+
+def check_task(task: Mapping[str, object], kind: Kind, spelling: Spelling, *, proxy_optional: bool) -> None:
+    """Check a task's own fields, as its kind and the service need them."""
+    spelling.check(task, kind.name)
     url = task.get("websiteURL")
     if (kind.page or url is not None) and not (isinstance(url, str) and is_url(url)):
         raise RefusalError("ERROR_PAGEURL")
@@ -54,7 +61,7 @@ def check_task(task: Mapping[str, object], kind: Kind, *, proxy_optional: bool) 
     extra = _EXTRA.get(kind.name)
     if extra is not None:
         extra(task)
-    _check_proxy(task, kind, proxy_optional)
+    _check_proxy(task, kind, proxy_optional, any_text=proxy_optional or spelling.any_proxy_text)
 
 
 def _is_text(value: object) -> bool:
@@ -92,7 +99,7 @@ def _without_prefix(body: str, name: str) -> str:
 
 
 def _check_geetest(task: Mapping[str, object]) -> None:
-    version = task.get("version", 3)
+    version = geetest_version(task)
     initial = task.get("initParameters")
     v4_id = isinstance(initial, dict) and _is_text(initial.get("captcha_id"))
     if version not in (3, 4):
@@ -113,9 +120,9 @@ _EXTRA = {
 }
 
 
-def _check_proxy(task: Mapping[str, object], kind: Kind, optional: bool) -> None:
+def _check_proxy(task: Mapping[str, object], kind: Kind, optional: bool, *, any_text: bool) -> None:
     if "proxy" in task:
-        if not optional:
+        if not any_text:
             _check_proxy_text(task["proxy"], task.get("proxyType"))
     elif "proxyAddress" in task or "proxyPort" in task:
         _check_proxy_fields(task)

@@ -6,7 +6,8 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from email.utils import formatdate
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Protocol
 
 import anyio
 import attrs
@@ -21,6 +22,9 @@ Send = Callable[[Message], Awaitable[None]]
 ABORT = "ucaptcha.abort"
 """The name in `scope["extensions"]` under which a server offers a function that cuts the connection."""
 
+LINE = "ucaptcha.line"
+"""The name in `scope["extensions"]` under which a server offers its connection as a `Line`."""
+
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -30,6 +34,22 @@ class ConnectionDroppedError(ConnectionError):
     `httpx.ASGITransport` raises it to the caller as it is; give `LocalService(drop_error=httpx.ReadError)` for what a
     socket would give. Over a real socket the connection is closed instead.
     """
+
+
+class Line(Protocol):
+    """A server's connection, for what ASGI has no words for."""
+
+    def hold(self) -> None:
+        """Keep what is written from now on."""
+        ...
+
+    def release(self) -> None:
+        """Write what was kept, in one piece."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Write bytes as they are, if the connection is still open."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -49,6 +69,9 @@ class Answer:
         reset_in: The time until `X-RateLimit-Reset` in seconds, in place of the true one.
         delivers: The task whose outcome it tells.
         task_id: The id of the task that was created.
+        wire_id: The id of the task that was created or asked for, as it stands in JSON.
+        extra: A second answer that nobody asked for, on the same connection.
+        extra_after: How long after the first it is sent, in seconds; 0 for the same packet.
     """
 
     status: int = 200
@@ -63,6 +86,9 @@ class Answer:
     reset_in: float | None = None
     delivers: TaskRecord | None = None
     task_id: str | None = None
+    wire_id: object = None
+    extra: Answer | None = None
+    extra_after: float = 0.0
 
     def payload(self) -> bytes:
         """Return the bytes of the body."""
@@ -114,14 +140,44 @@ async def send_answer(
 ) -> None:
     """Send an answer, or only its first half."""
     body = answer.payload()
-    start: list[tuple[bytes, bytes]] = [
-        (b"content-type", answer.content_type.encode("latin-1")),
-        (b"content-length", b"%d" % len(body)),
-        *headers,
-    ]
-    start += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    start = _head(answer, body, headers)
     await send({"type": "http.response.start", "status": answer.status, "headers": start})
     await send({"type": "http.response.body", "body": body[: len(body) // 2] if half else body, "more_body": half})
+
+
+def _head(answer: Answer, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    kind = answer.content_type.encode("latin-1")
+    return [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers, *own]
+
+
+async def send_with_extra(
+    scope: Scope, send: Send, answer: Answer, extra: Answer, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Send an answer, and a second one that nobody asked for on the same connection."""
+    line: Line | None = (scope.get("extensions") or {}).get(LINE)
+    if line is None:
+        raise RuntimeError("a second answer needs a connection: use Server or running_service, not an ASGI transport")
+    raw = as_bytes(extra, headers)
+    if answer.extra_after:
+        await send_answer(send, answer, headers)
+        await anyio.sleep(answer.extra_after)
+        line.write(raw)
+        return
+    line.hold()
+    try:
+        await send_answer(send, answer, headers)
+        line.write(raw)
+    finally:
+        line.release()
+
+
+def as_bytes(answer: Answer, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """Return an answer as HTTP/1.1 writes it."""
+    body = answer.payload()
+    lines = [b"%b: %b\r\n" % pair for pair in _head(answer, body, headers)]
+    phrase = HTTPStatus(answer.status).phrase.encode()
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (answer.status, phrase, b"".join(lines), body)
 
 
 async def cut_connection(scope: Scope, receive: Receive, error: Callable[[str], Exception]) -> None:

@@ -13,9 +13,12 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from urllib.parse import parse_qsl
 
-from .endpoints import Endpoint, Office
-from .refusals import RefusalError
-from .wire import Answer, Scope
+import attrs
+
+from ucaptcha_async.testing import LocalService
+from ucaptcha_async.testing.endpoints import Endpoint, Office
+from ucaptcha_async.testing.refusals import RefusalError
+from ucaptcha_async.testing.wire import Answer, Scope
 
 JSON = Mapping[str, object]
 
@@ -127,6 +130,15 @@ class LegacyApi:
         task = desk.find(desk.key_of(form), form, now)
         desk.feedback(task, {"invalid": form["action"] == "reportbad", "message": str(form["action"])})
         return _say(form, 1, "OK_REPORT_RECORDED", "OK_REPORT_RECORDED")
+
+
+@attrs.define(eq=False, kw_only=True)
+class LegacyService(LocalService):
+    """A local service that speaks the older dialect, too."""
+
+    def more_endpoints(self, office: Office) -> Mapping[str, Endpoint]:
+        """Return the two scripts."""
+        return LegacyApi(office).endpoints()
 
 
 def task_of(form: JSON) -> dict[str, object]:
