@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
+import inspect
 import json
 import pickle
 import traceback
@@ -425,7 +427,7 @@ def test_repr_shows_what_was_given() -> None:
     task = RecaptchaV2(website_url=PAGE, website_key="k" * 200, cookies="a=b", lifetime=6)
 
     assert (
-        repr(task) == f"RecaptchaV2(lifetime=6.0, website_url={PAGE!r}, website_key=<200 characters>, cookies=<hidden>)"
+        repr(task) == f"RecaptchaV2(website_url={PAGE!r}, website_key=<200 characters>, lifetime=6.0, cookies=<hidden>)"
     )
     assert repr(Task("X", a="b", body=GIF64, c=None, d=[1, 2])) == "Task('X', a='b', body=<hidden>, d=<2 items>)"
     assert repr(ImageToText(image=GIF)) == "ImageToText(image=<image/gif, 42 bytes>)"
@@ -534,9 +536,9 @@ def test_a_proxy_that_is_not_a_proxy_is_refused(value: Any) -> None:
         RecaptchaV2(website_url=PAGE, website_key="k", proxy=value)
 
 
-def test_a_wrong_keyword_names_the_right_one() -> None:
-    """A misspelt field is a `TypeError` with the nearest name."""
-    with pytest.raises(TypeError, match="did you mean 'website_url'"):
+def test_a_wrong_keyword_is_named() -> None:
+    """A misspelt field is a `TypeError`, as of any Python function."""
+    with pytest.raises(TypeError, match="websiteURL"):
         RecaptchaV2(websiteURL=PAGE, website_key="k")  # type: ignore[call-arg]
 
 
@@ -563,6 +565,48 @@ def test_no_traceback_shows_what_was_passed_in() -> None:
         frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
         assert "s3cret" not in "".join(str(frame.locals) for frame in frames)
         assert caught.value.__context__ is None
+
+
+def test_no_frame_shows_a_password() -> None:
+    """Whatever is wrong, and wherever the password is: no local value of the library's frames shows it."""
+    given = {"website_url": PAGE, "website_key": "k", "proxy": PROXY, "extra": {"proxyPassword": "s3cret"}}
+    wrong: list[dict[str, Any]] = [
+        {"proxy": PROXY_URL},
+        {"proxy": PROXY_URL.encode()},
+        {"website_url": "ftp://user:s3cret@example.com"},
+        {"website_url": "https://user:s3cret@example.com\n"},
+        {"website_key": ""},
+        {"lifetime": -1},
+        {"type": "a b"},
+        {"extra": {"proxyPassword": "s3cret", "odd": object()}},
+        {"extra": {"deep": [{"proxyPassword": "s3cret", "odd": object()}]}},
+        {"extra": {"type": "X", "proxyPassword": "s3cret"}},
+        {"proxy": {"https": PROXY_URL}},
+        {"cookies": 7},
+    ]
+    attempts = [functools.partial(RecaptchaV2, **(given | change)) for change in wrong]
+    attempts.append(functools.partial(Task, "X", proxyPassword="s3cret", odd=object()))
+    attempts.append(functools.partial(Task, "X", nested=[{"proxyPassword": "s3cret"}, {1: 2}], proxy=PROXY_URL))
+    attempts.append(functools.partial(Task, "X", lifetime=-1, proxyPassword="s3cret"))
+    attempts.append(functools.partial(Task, "a b", proxyPassword="s3cret"))
+    for make in attempts:
+        with pytest.raises(InvalidTaskError) as caught:
+            make()
+        report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        frames = "".join(str(frame.locals) for frame in report.stack[1:])
+        assert "s3cret" not in frames + "".join(report.format_exception_only()), make
+        assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("cls", {type(task) for task, _ in FULL}, ids=lambda cls: cls.__name__)
+def test_required_fields_come_first(cls: type[Task[Any]]) -> None:
+    """In the signature, what must be given stands before what may be, and constants do not show."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    required = [parameter.default is inspect.Parameter.empty for parameter in parameters]
+
+    assert required == sorted(required, reverse=True)
+    assert required[0]
+    assert "version" not in inspect.signature(cls).parameters
 
 
 # --- any other type -----------------------------------------------------------------------------------------------

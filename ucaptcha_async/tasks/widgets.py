@@ -13,10 +13,10 @@ from typing import ClassVar, Literal, TypeAlias
 
 import attrs
 
-from ucaptcha_async.json_values import JSON, checked
+from ucaptcha_async.json_values import JSON
 
-from .base import OnPage, SolutionClass, Task, WithKey, sent
-from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, json_text, maybe, number, page
+from .base import OnPage, ProxyOptions, S_co, SolutionClass, Task, WithKey, sent
+from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, a_copy_or_none, json_object, json_text, maybe, number, page
 from .pictures import ClickCoordinates, ImageToText, Rotate
 from .proxy import Proxy
 from .solutions import GeeTestV3Solution, GeeTestV4Solution, TencentSolution, TokenSolution
@@ -45,9 +45,36 @@ ApiDomain: TypeAlias = Literal["google.com", "recaptcha.net", "www.google.com", 
 """A host that serves reCAPTCHA's script."""
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV2(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithCaptchaId(OnPage[S_co]):
+    """A widget on a page, known by its captcha id."""
+
+    gt: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithChallenge(WithCaptchaId[S_co]):
+    """The same with a challenge that serves once."""
+
+    challenge: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithPublicKey(OnPage[S_co]):
+    """A widget on a page, known by its public key."""
+
+    website_public_key: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithAppId(OnPage[S_co]):
+    """A widget on a page, known by its app id."""
+
+    app_id: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV2(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v2, the checkbox or the invisible one. Gives a `TokenSolution`.
 
     Type `RecaptchaV2TaskProxyless` (source: docs/api/ucaptcha/create-task), with a proxy `RecaptchaV2Task`
@@ -92,9 +119,8 @@ class RecaptchaV2(WithKey[TokenSolution]):
     cookies: str | None = attrs.field(default=None, validator=maybe(TEXT), repr=False)
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV2Enterprise(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV2Enterprise(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v2 Enterprise. Gives a `TokenSolution`.
 
     Type `RecaptchaV2EnterpriseTaskProxyless`, with a proxy `RecaptchaV2EnterpriseTask`. Type and fields are family:
@@ -123,13 +149,14 @@ class RecaptchaV2Enterprise(WithKey[TokenSolution]):
     types: ClassVar[tuple[str, str]] = ("RecaptchaV2EnterpriseTaskProxyless", "RecaptchaV2EnterpriseTask")
     usual_lifetime: ClassVar[float | None] = 120.0
 
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV3(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV3(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v3, Enterprise or not. Gives a `TokenSolution`.
 
     Type `RecaptchaV3TaskProxyless` (family: anti-captcha and 2captcha RecaptchaV3), with a proxy `RecaptchaV3Task`
@@ -167,13 +194,14 @@ class RecaptchaV3(WithKey[TokenSolution]):
     page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
     is_enterprise: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     is_session: bool | None = attrs.field(default=None, validator=maybe(FLAG))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class HCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class HCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """hCaptcha. Gives a `TokenSolution`.
 
     Type `HCaptchaTaskProxyless`, with a proxy `HCaptchaTask`. Type and fields are family: anti-captcha HCaptchaTask,
@@ -204,13 +232,14 @@ class HCaptcha(WithKey[TokenSolution]):
     usual_lifetime: ClassVar[float | None] = 120.0
 
     is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Turnstile(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Turnstile(ProxyOptions, WithKey[TokenSolution]):
     """Cloudflare Turnstile, the widget. Gives a `TokenSolution`.
 
     Type `TurnstileTaskProxyless`, with a proxy `TurnstileTask`. Type and fields are family: anti-captcha
@@ -246,9 +275,8 @@ class Turnstile(WithKey[TokenSolution]):
     chl_page_data: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class GeeTestV3(OnPage[GeeTestV3Solution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class GeeTestV3(ProxyOptions, WithChallenge[GeeTestV3Solution]):
     """GeeTest v3, the slider and its kin. Gives a `GeeTestV3Solution`.
 
     Type `GeeTestTaskProxyless`, with a proxy `GeeTestTask`. Type and fields are family: anti-captcha GeeTestTask, not
@@ -278,16 +306,13 @@ class GeeTestV3(OnPage[GeeTestV3Solution]):
     solution_class: ClassVar[SolutionClass] = GeeTestV3Solution
     types: ClassVar[tuple[str, str]] = ("GeeTestTaskProxyless", "GeeTestTask")
 
-    gt: str = attrs.field(validator=KEY)
-    challenge: str = attrs.field(validator=KEY)
     geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
     geetest_get_lib: str | None = attrs.field(default=None, validator=maybe(TEXT))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class GeeTestV4(OnPage[GeeTestV4Solution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class GeeTestV4(ProxyOptions, WithCaptchaId[GeeTestV4Solution]):
     """GeeTest v4. Gives a `GeeTestV4Solution`.
 
     Type `GeeTestTaskProxyless`, with a proxy `GeeTestTask`; `version` 4 is sent along. Type and fields are family:
@@ -316,16 +341,16 @@ class GeeTestV4(OnPage[GeeTestV4Solution]):
     solution_class: ClassVar[SolutionClass] = GeeTestV4Solution
     types: ClassVar[tuple[str, str]] = ("GeeTestTaskProxyless", "GeeTestTask")
 
-    gt: str = attrs.field(validator=KEY)
     version: int = attrs.field(default=4, init=False)
-    init_parameters: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    init_parameters: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class FunCaptcha(OnPage[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class FunCaptcha(ProxyOptions, WithPublicKey[TokenSolution]):
     """FunCaptcha (Arkose Labs). Gives a `TokenSolution`.
 
     Type `FunCaptchaTaskProxyless`, with a proxy `FunCaptchaTask`. Type and fields are family: anti-captcha
@@ -353,16 +378,14 @@ class FunCaptcha(OnPage[TokenSolution]):
     solution_class: ClassVar[SolutionClass] = TokenSolution
     types: ClassVar[tuple[str, str]] = ("FunCaptchaTaskProxyless", "FunCaptchaTask")
 
-    website_public_key: str = attrs.field(validator=KEY)
     funcaptcha_api_js_subdomain: str | None = attrs.field(
         default=None, validator=maybe(KEY), metadata=sent("funcaptchaApiJSSubdomain")
     )
-    data: str | None = attrs.field(default=None, converter=json_text)
+    data: str | None = attrs.field(default=None, converter=json_text, validator=json_object)
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class MTCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class MTCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """MTCaptcha. Gives a `TokenSolution`.
 
     Type `MtCaptchaTaskProxyLess`, with a proxy `MtCaptchaTask` (family: CapSolver MtCaptcha, which spells "ProxyLess");
@@ -396,9 +419,8 @@ class MTCaptcha(WithKey[TokenSolution]):
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class FriendlyCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class FriendlyCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """Friendly Captcha. Gives a `TokenSolution`.
 
     Type `FriendlyCaptchaTaskProxyless`, with a proxy `FriendlyCaptchaTask`. Type and fields are family: anti-captcha
@@ -425,9 +447,8 @@ class FriendlyCaptcha(WithKey[TokenSolution]):
     types: ClassVar[tuple[str, str]] = ("FriendlyCaptchaTaskProxyless", "FriendlyCaptchaTask")
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class YandexSmartCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class YandexSmartCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """Yandex SmartCaptcha. Gives a `TokenSolution`.
 
     Type `YandexCaptchaTaskProxyLess` (family: CapSolver YandexCaptcha), with a proxy `YandexCaptchaTask` (inferred from
@@ -454,9 +475,8 @@ class YandexSmartCaptcha(WithKey[TokenSolution]):
     types: ClassVar[tuple[str, str]] = ("YandexCaptchaTaskProxyLess", "YandexCaptchaTask")
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Tencent(OnPage[TencentSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Tencent(ProxyOptions, WithAppId[TencentSolution]):
     """Tencent Captcha. Gives a `TencentSolution`.
 
     Type `TencentTaskProxyless`, with a proxy `TencentTask`. Type and fields are family: 2captcha, from memory of its
@@ -483,5 +503,4 @@ class Tencent(OnPage[TencentSolution]):
     solution_class: ClassVar[SolutionClass] = TencentSolution
     types: ClassVar[tuple[str, str]] = ("TencentTaskProxyless", "TencentTask")
 
-    app_id: str = attrs.field(validator=KEY)
     captcha_script: str | None = attrs.field(default=None, validator=maybe(page))
