@@ -46,9 +46,10 @@ class ImageToText(Options, WithImage[TextSolution]):
     ImageToTextTask, not uCaptcha's own page.
 
     Attributes:
-        image: The image: PNG, JPEG, GIF, WebP or BMP. Required. Sent as `body`. Give `bytes`; the path of a file as
-            `pathlib.Path`, which is read at once (on a slow disk, in a thread of your own); or text: base64 or a
-            `data:` URI.
+        image: The image: PNG, JPEG, GIF, WebP or BMP. Required. Sent as `body`. Give its bytes; the path of a file as
+            `pathlib.Path` (`~` is your home); a file that is open for reading bytes, or `io.BytesIO`, which is read
+            from its start; an image of Pillow, which is sent as PNG; base64 (also URL-safe) or a `data:` URL, as text
+            or as bytes. Files are read at once: on a slow disk, do that in a thread of your own.
         phrase: Whether the answer has more than one word.
         case: Whether upper and lower case matter.
         numeric: 0 anything, 1 digits only, 2 no digits (anti-captcha); 3 and 4 are 2captcha's: either digits or
