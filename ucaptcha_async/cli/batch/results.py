@@ -52,7 +52,7 @@ class Results:
             CommandError: It cannot be used: no permission, in use by another batch, or not an output of this command.
         """
         try:
-            fd = os.open(path, _FLAGS, 0o666)
+            fd = os.open(path, _FLAGS, 0o600)  # it will hold tokens: for the owner's eyes only
         except OSError as error:
             raise CommandError(f"the output {str(path)!r} cannot be opened: {error.strerror}", Exit.FILE) from None
         results = cls(str(path), fd)
