@@ -177,12 +177,12 @@ def serve(
 
 
 def _listen(host: str, port: int, *, any_host: bool) -> socket.socket:
+    if not 0 <= port < 65_536:
+        raise CommandError("--port must be from 0 to 65535")
     try:
         return open_socket(host, port, any_host=any_host)
     except NotLoopbackError:
         raise CommandError(f"others can reach {host}: --any-host allows that", Exit.ADDRESS) from None
-    except OverflowError:
-        raise CommandError("--port must be from 0 to 65535") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             message = f"port {port} of {host} is in use by another program: choose another --port, or 0 for a free one"
