@@ -69,9 +69,18 @@ class SecretMapping(dict[str, Any]):
         return SecretMapping(self)
 
 
-def hidden(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def hidden(raw: Mapping[str, Any]) -> SecretMapping:
     """The same mapping, with its values out of sight."""
     return raw if isinstance(raw, SecretMapping) else SecretMapping(raw)
+
+
+def masked(value: Any) -> Any:
+    """The same value, out of sight if it is text, bytes or a mapping."""
+    if isinstance(value, str):
+        return SecretStr(value)
+    if isinstance(value, bytes):
+        return SecretBytes(value)
+    return hidden(value) if isinstance(value, Mapping) else value
 
 
 _CREDENTIALS = re.compile(r"(://|^|\s)[^\s/@]+@")

@@ -12,9 +12,10 @@ import attrs
 
 from ucaptcha_async.checks import Seconds
 from ucaptcha_async.errors import InvalidTaskError
-from ucaptcha_async.json_values import JSON, camel, discreet, shown, to_json
+from ucaptcha_async.json_values import JSON, camel, copied, shown, to_json
+from ucaptcha_async.secrecy import SecretMapping, hidden, masked
 
-from .fields import KEY, a_proxy, more_fields, page, type_name
+from .fields import KEY, a_copy, a_lifetime, a_proxy, maybe, more_fields, page, type_name
 from .fields import lifetime as seconds_or_none
 from .names import Name, Names, kind_of, merge
 from .proxy import Proxy
@@ -28,7 +29,8 @@ Field: TypeAlias = "JSON | Proxy | Task[Solution] | Sequence[Field] | Mapping[st
 """What a field of a raw task may be: JSON, with proxies and tasks anywhere inside."""
 
 _PRIVATE = re.compile(r"(?i)proxy|pass|login|cookie|token|secret|body|image")
-_LOGIN = re.compile(r'://[^/\s"@]*:[^/\s"]*@|"proxy_?[pP]ass')
+_LOGIN = re.compile(r"(://[^/\s:@]*):[^\s]*@")
+_PASSWORD = re.compile(r"(?i)proxy_?pass|password")
 
 
 class Task(Generic[S_co]):
@@ -61,18 +63,15 @@ class Task(Generic[S_co]):
         ```
     """
 
-    __slots__ = ("_fields", "_life", "_type")
-
     solution_class: ClassVar[SolutionClass] = Solution
     """What the solution of such a task is parsed as."""
     usual_lifetime: ClassVar[float | None] = None
     """How long such solutions are usually accepted, seconds; `None` if nobody knows."""
 
-    _type: str | None
-    _life: float | None
-    _fields: Mapping[str, JSON]
+    _type: str | None = None
+    _life: float | None = None
+    _fields: Mapping[str, JSON] = SecretMapping()
 
-    @discreet
     def __init__(
         self: Task[Solution],
         type: str,
@@ -81,6 +80,7 @@ class Task(Generic[S_co]):
         lifetime: Seconds | None = None,
         **fields: Field,
     ) -> None:
+        fields = hidden(fields)
         if "type" in fields:
             raise InvalidTaskError("type must be given once, as the first argument", field="type")
         self.__setstate__(
@@ -152,14 +152,24 @@ class Task(Generic[S_co]):
         raise attrs.exceptions.FrozenInstanceError
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in Task.__slots__}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         for name, value in state.items():
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, hidden(value) if isinstance(value, Mapping) else value)
+
+    def without_password(self) -> Self:
+        """The same task without the password of its proxy, for what must not hold one, such as a pickle.
+
+        A [`Proxy`][ucaptcha_async.Proxy] keeps all but its password, fields called `proxyPassword` or the like are
+        left out, and `user:password@` in a URL becomes `user@`.
+        """
+        state = {name: _without_password(name, value) for name, value in self.__getstate__().items()}
+        same: Self = _restore(self.__class__, state)  # type: ignore[assignment]
+        return same
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if _LOGIN.search(json.dumps(self.to_wire())):
+        if _holds_password(self.to_wire()):
             raise TypeError("a task that holds a proxy's password is not pickled")
         return _restore, (self.__class__, self.__getstate__())
 
@@ -176,14 +186,37 @@ def _restore(cls: type[Task[Solution]], state: dict[str, object]) -> Task[Soluti
     return task
 
 
-def _raw_fields(fields: Mapping[str, object]) -> dict[str, JSON]:
-    wire: dict[str, JSON] = {}
-    for name, value in fields.items():
-        if name == "proxy" and isinstance(value, Proxy):
-            wire |= value.to_wire()
-        elif value is not None:
-            wire[name] = to_json(name, value)
-    return wire
+def _raw_fields(fields: Mapping[str, object]) -> Mapping[str, JSON]:
+    wire = copied({name: value for name, value in fields.items() if value is not None})
+    proxy = fields.get("proxy")
+    if isinstance(proxy, Proxy):
+        del wire["proxy"]
+        wire |= proxy.to_wire()
+    return hidden(wire)
+
+
+def _holds_password(wire: dict[str, JSON]) -> bool:
+    return bool(_without_password("", wire) != wire)
+
+
+def _without_password(name: str, value: Any) -> Any:
+    if isinstance(value, Proxy):
+        return value.without_password()
+    if isinstance(value, Mapping):
+        return {key: _without_password(key, item) for key, item in value.items() if not _PASSWORD.search(key)}
+    if isinstance(value, list | tuple):
+        return [_without_password(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return _LOGIN.sub(r"\1@", _proxy_without_password(value) if name == "proxy" else value)
+
+
+def _proxy_without_password(text: str) -> str:
+    try:
+        proxy = Proxy.parse(text)
+    except InvalidTaskError:
+        return text
+    return text if proxy.password is None else proxy.without_password().to_url()
 
 
 _WIRE = "wire"
@@ -194,22 +227,32 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
     return {_WIRE: (name, write)}
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class Widget(Task[S_co]):
-    """What the classes of tasks share: each field that is not `None` is sent under its name in camel case."""
+    """What the classes of tasks share: each field that is not `None` is sent under its name in camel case.
+
+    The fields that are required stand in the bases of a class, and what all classes have besides in `Options`, which is
+    named before them: so the required ones come first in the signature of a class.
+    """
 
     type_names: ClassVar[Names]
     """What the services of the family call this kind of task."""
 
-    _type: str | None = attrs.field(default=None, alias="type", converter=type_name, metadata=sent(None))
-    _life: float | None = attrs.field(default=None, alias="lifetime", converter=seconds_or_none, metadata=sent(None))
-    extra: Mapping[str, JSON] = attrs.field(factory=dict, validator=more_fields, metadata=sent(None), repr=False)
+    def __new__(cls, **given: Any) -> Self:
+        """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""
+        given = hidden(given)
+        fields = {field.alias: field for field in attrs.fields(cls) if field.validator and field.alias in given}
+        for name, field in fields.items():
+            value = masked(given[name])
+            field.validator(None, field, value)
+            if isinstance(value, str | Mapping):
+                to_json(field.name, value)
+        cls.check_together(given)
+        return super().__new__(cls)
 
-    def __attrs_post_init__(self) -> None:
-        for field in attrs.fields(self.__class__):
-            value = getattr(self, field.name)
-            if isinstance(value, str | Mapping):  # a copy, so that nobody changes it later; and proof that it is JSON
-                object.__setattr__(self, field.name, to_json(field.name, value))
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any]) -> None:
+        """Check the fields that depend on each other."""
 
     @property
     def type(self) -> str:
@@ -258,7 +301,7 @@ class Widget(Task[S_co]):
                 merge(wire, spelled)
             elif value is not None and key is not None:
                 wire[key] = write(value) if write else to_json(field.name, value)
-        return wire | {key: to_json(key, value) for key, value in self.extra.items()}
+        return wire | copied(vars(self)["extra"])
 
     def _shown(self) -> Iterator[str]:
         for field in attrs.fields(self.__class__):
@@ -274,15 +317,38 @@ def _optional_fields(cls: Any) -> tuple[str, ...]:
     return tuple(field.name for field in own if field.name != "proxy" and not field.name.startswith("_"))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class OnPage(Widget[S_co]):
-    """A widget on a page, solved with or without a proxy."""
+def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
+    return a_copy(fields or {})
 
-    website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Options:
+    """What can be set on all classes of tasks."""
+
+    _type: str | None = attrs.field(default=None, alias="type", validator=maybe(KEY), metadata=sent(None))
+    _life: float | None = attrs.field(
+        default=None, alias="lifetime", converter=seconds_or_none, validator=a_lifetime, metadata=sent(None)
+    )
+    extra: Mapping[str, JSON] = attrs.field(
+        default=None, converter=_kept, validator=maybe(more_fields), metadata=sent(None), repr=False
+    )
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class ProxyOptions(Options):
+    """What can be set on tasks that are solved with or without a proxy."""
+
     proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class OnPage(Widget[S_co]):
+    """A widget on a page."""
+
+    website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class WithKey(OnPage[S_co]):
     """A widget on a page, known by its site key."""
 

@@ -14,11 +14,11 @@ from typing import ClassVar, Literal, TypeAlias
 
 import attrs
 
-from ucaptcha_async.json_values import JSON, checked
+from ucaptcha_async.json_values import JSON
 
 from . import names
-from .base import OnPage, SolutionClass, Task, WithKey, sent
-from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, json_text, maybe, number, page
+from .base import OnPage, ProxyOptions, S_co, SolutionClass, Task, WithKey, sent
+from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, a_copy_or_none, json_object, json_text, maybe, number, page
 from .pictures import ClickCoordinates, ImageToText, Rotate
 from .proxy import Proxy
 from .solutions import GeeTestV3Solution, GeeTestV4Solution, TencentSolution, TokenSolution
@@ -47,9 +47,36 @@ ApiDomain: TypeAlias = Literal["google.com", "recaptcha.net", "www.google.com", 
 """A host that serves reCAPTCHA's script."""
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV2(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithCaptchaId(OnPage[S_co]):
+    """A widget on a page, known by its captcha id."""
+
+    gt: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithChallenge(WithCaptchaId[S_co]):
+    """The same with a challenge that serves once."""
+
+    challenge: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithPublicKey(OnPage[S_co]):
+    """A widget on a page, known by its public key."""
+
+    website_public_key: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithAppId(OnPage[S_co]):
+    """A widget on a page, known by its app id."""
+
+    app_id: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV2(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v2, the checkbox or the invisible one. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV2TaskProxyless` (U: api/ucaptcha/create-task),
@@ -97,9 +124,8 @@ class RecaptchaV2(WithKey[TokenSolution]):
     cookies: str | None = attrs.field(default=None, validator=maybe(TEXT), repr=False)
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV2Enterprise(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV2Enterprise(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v2 Enterprise. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV2EnterpriseTaskProxyless` (family: anti-captcha),
@@ -131,13 +157,14 @@ class RecaptchaV2Enterprise(WithKey[TokenSolution]):
     type_names: ClassVar[names.Names] = names.RECAPTCHA_V2_ENTERPRISE
     usual_lifetime: ClassVar[float | None] = 120.0
 
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV3(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV3(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v3, Enterprise or not. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV3TaskProxyless` (family: anti-captcha),
@@ -178,13 +205,14 @@ class RecaptchaV3(WithKey[TokenSolution]):
     page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
     is_enterprise: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     is_session: bool | None = attrs.field(default=None, validator=maybe(FLAG))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class HCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class HCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """hCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `HCaptchaTaskProxyless` (family: anti-captcha), `HCaptchaTaskProxyLess`
@@ -220,13 +248,14 @@ class HCaptcha(WithKey[TokenSolution]):
     usual_lifetime: ClassVar[float | None] = 120.0
 
     is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Turnstile(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Turnstile(ProxyOptions, WithKey[TokenSolution]):
     """Cloudflare Turnstile, the widget. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `TurnstileTokenProxyLess` (U: features/x402-payments),
@@ -264,9 +293,8 @@ class Turnstile(WithKey[TokenSolution]):
     chl_page_data: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class GeeTestV3(OnPage[GeeTestV3Solution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class GeeTestV3(ProxyOptions, WithChallenge[GeeTestV3Solution]):
     """GeeTest v3, the slider and its kin. Gives a `GeeTestV3Solution`.
 
     Types, in the order in which they are tried: `GeeTestTaskProxyless` (family: anti-captcha), `GeeTestTaskProxyLess`
@@ -297,16 +325,13 @@ class GeeTestV3(OnPage[GeeTestV3Solution]):
     solution_class: ClassVar[SolutionClass] = GeeTestV3Solution
     type_names: ClassVar[names.Names] = names.GEETEST_V3
 
-    gt: str = attrs.field(validator=KEY)
-    challenge: str = attrs.field(validator=KEY)
     geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
     geetest_get_lib: str | None = attrs.field(default=None, validator=maybe(TEXT))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class GeeTestV4(OnPage[GeeTestV4Solution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class GeeTestV4(ProxyOptions, WithCaptchaId[GeeTestV4Solution]):
     """GeeTest v4. Gives a `GeeTestV4Solution`.
 
     Types, in the order in which they are tried: `GeeTestTaskProxyless` (family: anti-captcha), `GeeTestTaskProxyLess`
@@ -337,16 +362,16 @@ class GeeTestV4(OnPage[GeeTestV4Solution]):
     solution_class: ClassVar[SolutionClass] = GeeTestV4Solution
     type_names: ClassVar[names.Names] = names.GEETEST_V4
 
-    gt: str = attrs.field(validator=KEY)
     version: int = attrs.field(default=4, init=False)
-    init_parameters: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    init_parameters: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class FunCaptcha(OnPage[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class FunCaptcha(ProxyOptions, WithPublicKey[TokenSolution]):
     """FunCaptcha (Arkose Labs). Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `FunCaptchaTaskProxyless` (family: anti-captcha),
@@ -376,16 +401,14 @@ class FunCaptcha(OnPage[TokenSolution]):
     solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.FUNCAPTCHA
 
-    website_public_key: str = attrs.field(validator=KEY)
     funcaptcha_api_js_subdomain: str | None = attrs.field(
         default=None, validator=maybe(KEY), metadata=sent("funcaptchaApiJSSubdomain")
     )
-    data: str | None = attrs.field(default=None, converter=json_text)
+    data: str | None = attrs.field(default=None, converter=json_text, validator=json_object)
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class MTCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class MTCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """MTCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `MtCaptchaTaskProxyLess` (family: CapSolver), `MtCaptchaTaskProxyless`
@@ -421,9 +444,8 @@ class MTCaptcha(WithKey[TokenSolution]):
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class FriendlyCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class FriendlyCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """Friendly Captcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `FriendlyCaptchaTaskProxyless` (family: anti-captcha),
@@ -451,9 +473,8 @@ class FriendlyCaptcha(WithKey[TokenSolution]):
     type_names: ClassVar[names.Names] = names.FRIENDLY_CAPTCHA
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class YandexSmartCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class YandexSmartCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """Yandex SmartCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `YandexCaptchaTaskProxyLess` (family: CapSolver),
@@ -482,9 +503,8 @@ class YandexSmartCaptcha(WithKey[TokenSolution]):
     type_names: ClassVar[names.Names] = names.YANDEX_SMART_CAPTCHA
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Tencent(OnPage[TencentSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Tencent(ProxyOptions, WithAppId[TencentSolution]):
     """Tencent Captcha. Gives a `TencentSolution`.
 
     Types, in the order in which they are tried: `TencentTaskProxyless` (family: 2captcha), `TencentTokenProxyLess`
@@ -512,5 +532,4 @@ class Tencent(OnPage[TencentSolution]):
     solution_class: ClassVar[SolutionClass] = TencentSolution
     type_names: ClassVar[names.Names] = names.TENCENT
 
-    app_id: str = attrs.field(validator=KEY)
     captcha_script: str | None = attrs.field(default=None, validator=maybe(page))
