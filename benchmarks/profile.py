@@ -215,9 +215,10 @@ async def codec_only(url: str, body: bytes) -> AsyncIterator[Callable[[], Awaita
 @asynccontextmanager
 async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
     """Our own client, entered at one of its layers. It reaches into private parts, which may move."""
+    from ucaptcha_async.transport.old_exchange import Departure, Sending
+
     from ucaptcha_async import AsyncClient, ImageToText, RateLimiter, RecaptchaV2
     from ucaptcha_async.secrecy import SecretBytes
-    from ucaptcha_async.transport.exchange import Departure, Sending
 
     options: dict[str, Any] = {"transport": transport, "rate_limit": RateLimiter(request_cost.UNLIMITED)}
     async with AsyncClient(KEY, base_url=url, **options) as client:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio.testing
 
+from ucaptcha_async.solving import type_search
 from ucaptcha_async.testing.virtual import VirtualLoop
 
 
@@ -31,3 +32,9 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UCAPTCHA_API_KEY", "UCAPTCHA_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_memory() -> None:
+    """What one test's service was found to take is not true of the next one's."""
+    type_search.forget_all()

@@ -34,5 +34,5 @@ def at_rest(client: AsyncClient) -> None:
 
     assert (now.in_flight, now.queued, now.waiting) == (0, 0, 0)
     assert (now.rate_limit.waiting, now.rate_limit.in_transit) == (0, 0)
-    if now.lanes is not None:
-        assert (now.lanes.busy, now.lanes.waiting) == (0, 0)
+    if now.connections is not None:
+        assert (now.connections.busy, now.connections.waiting) == (0, 0)

@@ -62,7 +62,7 @@ def test_error_says_everything() -> None:
         budget.reserve(A, now=0)
     error: Any = caught.value
 
-    assert "max_spend of USD 1.00 has no room: spent 0.3, reserved 0.4, this task 0.4 (not charged)" == str(error)
+    assert "max_spend of USD 1.00 has no room: spent 0.3, reserved 0.4, this task 0.4" == str(error)
     assert (Decimal("1.00"), Decimal("0.3"), Decimal("0.4"), Decimal("0.4")) == (
         error.limit,
         error.spent,
@@ -126,6 +126,19 @@ def test_unknown_type() -> None:
 
     assert DEFAULT_ESTIMATE == cheap
     assert Decimal("0.5") == budget.estimate(A)
+
+
+def test_any_spelling_of_a_kind_stands_for_it() -> None:
+    """For estimates and for the costs that are seen; of several estimates the highest counts, to be safe."""
+    budget = Budget(estimate={"TurnstileTaskProxyless": "0.002", "AntiTurnstileTaskProxyLess": "0.003", "Own": "0.1"})
+    for name in ("Turnstile", "TurnstileTokenProxyLess", "TurnstileTask"):
+        assert Decimal("0.003") == budget.estimate(name)
+    assert Decimal("0.1") == budget.estimate("Own")
+
+    budget.spend("TurnstileTask", Decimal("0.004"), now=0)
+
+    assert Decimal("0.004") == budget.estimate("Turnstile") == budget.estimate("TurnstileTokenProxyLess")
+    assert {"Turnstile": Decimal("0.004")} == budget.statistics().highest_by_type
 
 
 def test_given_estimates() -> None:

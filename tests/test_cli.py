@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +102,17 @@ def test_demo_does_not_pass_over_a_broken_promise(broken: dict[str, int]) -> Non
     assert not attrs.evolve(GOOD, **broken).kept
 
 
+@pytest.mark.parametrize("count", ["1", "2", "3"])
+def test_demo_of_a_few(count: str) -> None:
+    """A small number is no mistake, and its table fits 80 columns."""
+    ended = ucaptcha(None, "demo", "--count", count, "--quiet")
+
+    assert ended.code == 0
+    assert "charged once per solved task: yes" in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "…" not in ended.out
+
+
 @pytest.mark.parametrize("words", [["--count", "0"], ["--failing", "-1"], ["--count", "2", "--failing", "3"]])
 def test_demo_refuses_numbers_that_make_no_sense(run: Run, words: list[str]) -> None:
     """Before anything is started."""
@@ -119,13 +132,78 @@ def test_serve_is_the_local_service_in_the_foreground() -> None:
         process.communicate()
 
 
-def test_serve_explains_the_options_of_the_service(run: Run) -> None:
-    """Under its own name."""
+@contextlib.contextmanager
+def served(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A service of `ucaptcha serve`: its address and its process."""
+    process = start(None, "serve", *words)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip().removeprefix("listening on "), process
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.communicate()
+
+
+def test_serve_gives_new_ids_after_a_restart() -> None:
+    """So that nothing of an earlier run is taken for its own; with a seed, all is as it was."""
+
+    def ids(*words: str) -> str:
+        with served(*words) as (address, _):
+            return str(ucaptcha(address, "solve", "image", PIXEL, "--json").json["task_id"])
+
+    assert ids() != ids()
+    assert ids("--seed", "3") == ids("--seed", "3")
+
+
+def test_serve_logs_requests() -> None:
+    """With `-v`, each with its path and its status, and without what it was sent."""
+    with served("-v") as (address, process):
+        assert ucaptcha(address, "balance").code == 0
+        process.terminate()
+        _, err = process.communicate(timeout=10)
+
+    assert re.fullmatch(r"\d\d:\d\d:\d\d POST /getBalance 200 \d+ ms\n", err)
+    assert KEY not in err
+
+
+def test_serve_says_that_its_port_is_busy(run: Run) -> None:
+    """In one sentence, with its own exit code."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("serve", "--port", str(port))
+
+    assert (ended.code, ended.out) == (Exit.ADDRESS, "")
+    assert re.fullmatch(rf"error: port {port} of 127\.0\.0\.1 is in use by another program: [^\n]+\n", ended.err)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--host", "0.0.0.0"], Exit.ADDRESS),
+        (["--host", "192.0.2.1", "--any-host"], Exit.ADDRESS),
+        (["--port", "70000"], Exit.USAGE),
+        (["--solve-time", "soon"], Exit.USAGE),
+        (["--failure-rate", "2"], Exit.USAGE),
+        (["--lightning", "key"], Exit.USAGE),
+        (["--dialect", "latin"], Exit.USAGE),
+    ],
+)
+def test_serve_refuses_what_cannot_be(run: Run, words: list[str], code: Exit) -> None:
+    """In one line."""
+    ended = run("serve", *words)
+
+    assert (ended.code, ended.out, ended.err.count("\n")) == (code, "", 1)
+
+
+def test_serve_explains_itself_like_the_others(run: Run) -> None:
+    """With groups of options and the exit codes."""
     ended = run("serve", "--help")
 
     assert ended.code == 0
-    assert ended.out.startswith("usage: ucaptcha serve")
-    assert "--failure-rate" in ended.out
+    assert ended.out.startswith("Usage: ucaptcha serve [OPTIONS]")
+    for word in ("--failure-rate", "--verbose", "0.5*4~0.3+0.5*30~0.3", "exit codes"):
+        assert word in ended.out
 
 
 # --- balance, solve, result
@@ -289,12 +367,10 @@ def test_each_cause_has_its_exit_code_and_one_clear_line(
         ["solve", "turnstile", *WIDGET, "colour=red"],
         ["solve", "recaptcha-v3", *WIDGET, "min-score=high"],
         ["solve", "recaptcha-v2", *WIDGET, "is-invisible=perhaps"],
-        ["solve", "image", "there-is-none.png"],
         ["solve", "turnstile", *WIDGET, "--timeout", "soon"],
         ["solve", "turnstile", *WIDGET, "--timeout", "-1"],
         ["solve", "turnstile", *WIDGET, "--proxy", "nonsense"],
         ["balance", "--base-url", "http://example.com"],
-        ["balance", "--api-key-file", "there-is-none"],
     ],
     ids=" ".join,
 )
@@ -307,6 +383,54 @@ def test_wrong_usage_is_2_and_sends_nothing(run: Run, service: RunningService, w
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
     assert service.books()["requests"] == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["solve", "image", "there-is-none.png"],
+        ["solve", "image", "~/there-is-none.png"],
+        ["balance", "--api-key-file", "there-is-none"],
+        ["batch", "there-is-none.jsonl", "-o", "results"],
+        ["batch", "there-is-none.jsonl", "-o", "no/folder/results"],
+        ["report", "there-is-none.jsonl"],
+        ["journal", "there-is-none"],
+        ["recover", "there-is-none"],
+    ],
+    ids=" ".join,
+)
+def test_missing_file_is_8_with_one_sentence(run: Run, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever file it is."""
+    ended = run(*words)
+
+    assert (ended.code, ended.out, ended.err.count("\n")) == (Exit.FILE, "", 1)
+    assert "there-is-none" in ended.err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_what_is_paid_for_is_printed_in_any_encoding(service: RunningService, encoding: str) -> None:
+    """Characters that the terminal's encoding lacks are escaped, in plain text and in JSON that can be read."""
+    text = "жук \U0001f41e"
+    service.solve_next(solution={"text": text}, times=2)
+    command = [sys.executable, "-m", "ucaptcha_async", "solve", "image", PIXEL]
+    settings = environment(service.url, PYTHONIOENCODING=encoding)
+    plain, as_json = (
+        subprocess.run([*command, *more], env=settings, capture_output=True, timeout=60) for more in ([], ["--json"])
+    )
+
+    assert plain.returncode == as_json.returncode == 0, (plain.stderr, as_json.stderr)
+    assert plain.stdout.rstrip() == text.encode(encoding, errors="backslashreplace")
+    assert json.loads(as_json.stdout.decode(encoding))["token"] == text
+
+
+def test_what_cannot_be_printed_is_named(service: RunningService) -> None:
+    """A full disk behind standard output loses no paid task."""
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "ucaptcha_async", "solve", "image", PIXEL]
+        ended = subprocess.run(command, env=environment(service.url), stdout=full, stderr=subprocess.PIPE, timeout=60)
+
+    assert ended.returncode == Exit.FILE
+    assert re.search(rb"paid for: ucaptcha result \S+\nerror: No space left", ended.stderr)
 
 
 def test_near_names_are_suggested(run: Run) -> None:
@@ -391,7 +515,7 @@ def test_messages_of_the_service_cannot_drive_the_terminal(run: Run, service: Ru
 # --- help, completion, and what is written down
 
 
-COMMANDS = ["demo", "solve", "batch", "report", "result", "balance", "journal", "recover", "completion"]
+COMMANDS = ["demo", "solve", "batch", "report", "result", "balance", "doctor", "journal", "recover", "completion"]
 
 
 def test_help_names_every_command_and_exit_code(run: Run) -> None:

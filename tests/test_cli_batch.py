@@ -189,7 +189,7 @@ def test_defaults_fill_what_lines_leave_out(run: Run, tmp_path: Path, output: Pa
 
     # The image has no website_key.
     assert ended.code == Exit.REJECTS
-    assert [line["type"] for line in read_lines(output)] == ["TurnstileTaskProxyless"]
+    assert [line["type"] for line in read_lines(output)] == ["TurnstileTokenProxyLess"]
 
 
 BAD = [
@@ -232,7 +232,6 @@ def test_bad_lines_go_to_the_rejects_and_the_rest_goes_on(run: Run, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["there-is-none.jsonl"], "no file or folder"),
         (["--nonsense"], "no option"),
         ([".", "--format", "csv"], "is a folder"),
         (["t.jsonl", "--format", "images"], "is no folder"),
@@ -348,7 +347,7 @@ def test_results_may_go_to_standard_output(run: Run, tmp_path: Path, service: Ru
 def test_failures_are_results_too(run: Run, tmp_path: Path, output: Path, service: RunningService) -> None:
     """With class, code and whether money was spent; `--retry-failed` does them again."""
     tasks = write_lines(tmp_path / "t.jsonl", [task(1), {"type": "NoSuchTask", "key": "odd"}])
-    service.fail_next(type="TurnstileTaskProxyless")
+    service.fail_next(type="TurnstileTokenProxyLess")
     ended = run(tasks, "-o", output, "--json")
 
     assert ended.code == Exit.UNSOLVED
@@ -357,8 +356,8 @@ def test_failures_are_results_too(run: Run, tmp_path: Path, output: Path, servic
         "UnsupportedTask TASK_NOT_SUPPORTED": 1,
     }
     errors = {line["type"]: line["error"] for line in read_lines(output)}
-    assert errors["TurnstileTaskProxyless"]["class"] == "UnsolvableError"
-    assert errors["TurnstileTaskProxyless"]["charged"] is False
+    assert errors["TurnstileTokenProxyLess"]["class"] == "UnsolvableError"
+    assert errors["TurnstileTokenProxyLess"]["charged"] is False
     assert run(tasks, "-o", output).code == Exit.UNSOLVED
     assert len(read_lines(output)) == 2
 
@@ -626,6 +625,117 @@ def _peak(service: RunningService, tmp_path: Path, lines: int) -> int:
 
 
 # --- the parts
+
+
+def test_missing_input_is_8(run: Run, tmp_path: Path, output: Path) -> None:
+    """Like every other file that is not there."""
+    ended = run(tmp_path / "nowhere.jsonl", "-o", output)
+
+    assert (ended.code, ended.err.count("\n")) == (Exit.FILE, 1)
+    assert "there is no file or folder" in ended.err
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_tables_as_spreadsheets_write_them(run: Run, tmp_path: Path, output: Path, mark: str, encoding: str) -> None:
+    """Whatever parts the cells, in any encoding that a byte order mark tells."""
+    bom = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    rows = [("website_url", "website_key", "key"), (page(1), "0x4A", "\u010aи"), (page(2), "0x4A", f'"a{mark}b"')]
+    table = tmp_path / "tasks.csv"
+    table.write_bytes((bom + "\r\n".join(mark.join(row) for row in rows)).encode(encoding))
+    ended = run(table, "-o", output, "--type", "turnstile", "--json")
+
+    assert ended.code == 0
+    assert {(line["key"], line["line"]) for line in read_lines(output)} == {("\u010aи", 2), (f"a{mark}b", 3)}
+    assert count_lines(table) == 3
+
+
+def test_table_may_say_what_parts_its_cells(run: Run, tmp_path: Path, output: Path) -> None:
+    """As spreadsheets do."""
+    table = write_lines(tmp_path / "t.csv", ["sep=;", "website_url;website_key,x:", f"{page(1)};1"])
+    ended = run(table, "-o", output, "--type", "turnstile")
+
+    assert ended.code == Exit.REJECTS
+    (reject,) = read_lines(output.with_name("results.jsonl.rejects"))
+    assert (reject["line"], reject["reason"].partition(";")[0]) == (3, "turnstile has no field 'website_key,x'")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_array_of_json_is_taken(
+    run: Run, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, encoding: str
+) -> None:
+    """In one line or in many, in pieces of any size; each result names its item."""
+    monkeypatch.setattr(line_reader, "CHUNK", 50)
+    tasks = tmp_path / "tasks.json"
+    items = [task(1, key="a]}"), 7, task(2), ["x"], task(3, key="\u0436")]
+    tasks.write_bytes(json.dumps(items, indent=indent, ensure_ascii=False).encode(encoding))
+    ended = run(tasks, "-o", output)
+
+    assert ended.code == Exit.REJECTS
+    assert {line["item"] for line in read_lines(output)} == {1, 3, 5}
+    assert {line["key"] for line in read_lines(output)} >= {"a]}", "\u0436"}
+    rejects = read_lines(output.with_name("results.jsonl.rejects"))
+    assert [(line["item"], line["reason"].rpartition(" ")[2]) for line in rejects] == [(2, "number"), (4, "list")]
+    assert "2 bad lines, the first: item 2: a JSON object is wanted; this is a number" in ended.err
+    assert run(tasks, "-o", output, "--json").json["done_before"] == {"solved": 3}
+
+
+@pytest.mark.parametrize("rest", ["", ", {", ", {]", "] more", ", nonsense]"])
+def test_broken_array_is_read_as_far_as_it_goes(run: Run, tmp_path: Path, output: Path, rest: str) -> None:
+    """And then says so."""
+    (tmp_path / "t.json").write_text("[" + json.dumps(task(1)) + rest)
+    ended = run(tmp_path / "t.json", "-o", output)
+
+    assert ended.code == Exit.REJECTS
+    assert len(read_lines(output)) == 1
+    assert "item 2: the array is broken here" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("urls.txt", "https://example.com/1\nhttps://example.com/2\n"),
+        ("urls.csv", "https://example.com/1\nhttps://example.com/2\n"),
+        ("urls.jsonl", "\n\n  HTTP://example.com/1\n"),
+        ("urls.json", '["https://example.com/1", "https://example.com/2"]'),
+    ],
+)
+def test_list_of_urls_is_refused_with_the_reason(
+    run: Run, tmp_path: Path, output: Path, service: RunningService, name: str, content: str
+) -> None:
+    """In one sentence, before anything is sent."""
+    before = service.books()["requests"]
+    (tmp_path / name).write_text(content)
+    ended = run(tmp_path / name, "-o", output)
+
+    assert (ended.code, ended.err.count("\n")) == (Exit.USAGE, 1)
+    assert "is a list of URLs, and a page alone is no task" in ended.err
+    assert service.books()["requests"] == before
+
+
+def test_url_among_tasks_is_a_bad_line(run: Run, tmp_path: Path, output: Path) -> None:
+    """The rest goes on, and the summary says where and why."""
+    tasks = write_lines(tmp_path / "t.jsonl", [task(1), "https://example.com"])
+    ended = run(tasks, "-o", output)
+
+    assert ended.code == Exit.REJECTS
+    assert "1 bad line: line 2: a URL alone is no task (see " in ended.err
+
+
+def test_results_are_for_the_owner_only(run: Run, tmp_path: Path, output: Path) -> None:
+    """They hold tokens; what somebody made readable before stays so."""
+    tasks = write_lines(tmp_path / "t.jsonl", [task(1)])
+    before = os.umask(0)
+    try:
+        run(tasks, "-o", output)
+        shared = tmp_path / "shared.jsonl"
+        shared.touch(0o644)
+        run(tasks, "-o", shared)
+    finally:
+        os.umask(before)
+
+    assert [path.stat().st_mode & 0o777 for path in (output, shared)] == [0o600, 0o644]
 
 
 async def _lines(fd: int) -> list[Line]:

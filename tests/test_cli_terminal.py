@@ -86,7 +86,7 @@ def test_demo_draws_its_progress_and_leaves_the_table() -> None:
 
     drawn = [text for text in terminal.seen if "in flight" in text and "requests/s" in text]
     assert len(drawn) > 3
-    assert any(re.search(r"TurnstileTaskProxyless +\d+ +\d+ +\d\.\d s", text) for text in drawn)
+    assert any(re.search(r"TurnstileTokenProxyLess +\d+ +\d+ +\d\.\d s", text) for text in drawn)
     assert "charged once per solved task: yes" in terminal.text
     assert "in flight" not in terminal.text
     assert "task type" in terminal.text
@@ -142,3 +142,15 @@ def test_standard_input_that_is_a_terminal_is_no_input(slow_service: str, tmp_pa
         assert terminal.end() == 2
 
     assert "standard input is a terminal" in terminal.text
+
+
+def test_solve_shows_that_it_waits(slow_service: str) -> None:
+    """On a terminal: for which task, and how long already; at the end the token alone is left, and the facts."""
+    words = ("solve", "turnstile", "website-url=https://example.com", "website-key=0x4", *FAST)
+    with Terminal(slow_service, *words) as terminal:
+        assert terminal.end() == 0
+
+    shown = [text for text in terminal.seen if re.search(r"waiting for task \S+, \d+\.\d s", text)]
+    assert len(set(shown)) > 2
+    assert "waiting" not in terminal.text
+    assert "solved in" in terminal.text

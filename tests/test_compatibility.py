@@ -120,7 +120,7 @@ def test_endpoints() -> None:
     """Each path that the client calls."""
     listed = {name.removeprefix("POST ") for name in names(table("endpoint", "known from", "here", "test"))}
 
-    assert literals(r'_call\("(/\w+)"', "transport/api.py") == {
+    assert literals(r'_exchange\("(/\w+)"', "transport/api.py") == {
         name for name in listed if name.startswith("/") and "." not in name
     }
 
@@ -130,15 +130,15 @@ def test_fields_of_requests() -> None:
     listed = set(names(of_fields("Fields of requests")))
     feedback = {f"result.{name}" for name in literals(r'(?:result\[|\{|, )"(invalid|message|code)"', "solving/job.py")}
     sent = literals(r'"(clientKey|task|taskId|result)":', "transport/api.py")
-    chosen = literals(r'"(\w+)": (?:url|mode|options\.provider),', "solving/job.py")
+    chosen = literals(r'"(\w+)": (?:url|self\.mode|self\.options\.provider)[,}]', "solving/job.py")
 
     assert listed == sent | chosen | feedback
 
 
 def test_fields_of_answers() -> None:
     """Each field that the client reads."""
-    assert set(names(of_fields("Fields of answers"))) == literals(
-        r'(?:body\.get\(|_word\(body, )"(\w+)"\)', "transport/api.py"
+    assert {name for row in of_fields("Fields of answers") for name in re.findall(r"`(\w+)`", row[0])} == literals(
+        r'(?:body\.get\(|_word\(exchange, body, )"(\w+)"\)', "transport/api.py"
     )
 
 
@@ -161,18 +161,19 @@ def widgets() -> list[type[Widget[Any]]]:
 
 
 def test_task_types() -> None:
-    """Each class of tasks with its types, its solution and its lifetime."""
-    listed = {
-        (plain(row[0]), plain(row[2]), plain(row[3]), row[4])
-        for row in table("type", "known from", "here", "solution", "lifetime", "test")
-    }
-    expected = {
-        (name, f"ucaptcha_async.{cls.__name__}", f"ucaptcha_async.{cls.solution_class.__name__}", lifetime(cls))
-        for cls in widgets()
-        for name in cls.types
-    }
+    """Each class of tasks with its types in their order and where they are from, its solution and its lifetime."""
+    for cls in widgets():
+        listed = [
+            (plain(row[0]), row[1], plain(row[3]), row[4])
+            for row in table("type", "known from", "here", "solution", "lifetime", "test")
+            if plain(row[2]) == f"ucaptcha_async.{cls.__name__}"
+        ]
+        sources: dict[str, str] = {}
+        for name in (*cls.type_names.bare, *cls.type_names.proxied):
+            sources.setdefault(name.type, name.source)
+        solution = f"ucaptcha_async.{cls.solution_class.__name__}"
 
-    assert listed == expected
+        assert listed == [(name, source, solution, lifetime(cls)) for name, source in sources.items()]
 
 
 def lifetime(cls: type[Task[Any]]) -> str:

@@ -49,6 +49,7 @@ SERVICE_PAGES = {
     "docs/features/smart-routing",
     "docs/features/lightning-mode",
     "docs/features/key-recycling",
+    "docs/features/x402-payments",
     "docs/getting-started/authentication",
 }
 

@@ -130,7 +130,9 @@ async def test_unsolvable(dialect: str) -> None:
         assert client.spent == {}
 
     assert (caught.value.task_id,) == service.books.accepted
-    assert (caught.value.charged, caught.value.error_code) == (False, "ERROR_CAPTCHA_UNSOLVABLE")
+    # A status says that it is refunded; of a code alone nobody knows.
+    charged = None if dialect in ("anticaptcha", "capsolver", "capmonster", "2captcha") else False
+    assert (caught.value.charged, caught.value.error_code) == (charged, "ERROR_CAPTCHA_UNSOLVABLE")
     assert service.books.spent == 0
 
 
@@ -283,7 +285,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 async def test_over_sockets(server: Server) -> None:
     """The same over real connections: solved ones, one that is not, and the balance."""
     service, quick = server.service, Polling(interval=0.2, first=0.3)
-    service.fail_next(type="TurnstileTaskProxyless")
+    service.fail_next(type=TURNSTILE.type)
     async with AsyncClient(KEY, base_url=server.url, polling=quick, timeout=20) as client:
         outcomes = await client.gather([V2, ImageToText(image=PNG), TURNSTILE, V2])
         balance = await client.get_balance()

@@ -23,6 +23,7 @@ from ucaptcha_async.journal import (
     State,
     fingerprint,
 )
+from ucaptcha_async.json_values import NumericId, wire_id
 
 ACCOUNT = fingerprint("sk-marked-key", "api.example.com")
 
@@ -228,6 +229,77 @@ async def test_late_answer_settles_an_uncertain_submit(journal: MemoryJournal | 
     await journal.uncertain(claim.submit_id)
 
     assert [State.ACCEPTED] == await states(journal)
+
+
+async def test_lost_task(journal: MemoryJournal | SQLiteJournal) -> None:
+    """A task that the service does not know any more keeps its key and its id; what happens next is the user's."""
+    claim = await journal.begin(intent("a"))
+    await journal.accepted(claim.submit_id, "task-1")
+    await journal.lost(claim.submit_id)
+    again = await journal.begin(intent("a"))
+    (found,) = await journal.open_entries(ACCOUNT)
+    await journal.refused(claim.submit_id, "ERROR_ZERO_BALANCE")
+
+    assert (ClaimKind.UNCERTAIN, "task-1", False) == (again.kind, again.task_id, again.mine)
+    assert (State.UNCERTAIN, "task-1") == (found.state, found.task_id)
+    assert [State.UNCERTAIN] == await states(journal)
+
+    assert ClaimKind.NEW == (await journal.begin(intent("a"), resubmit=True)).kind
+    assert [(State.FORGOTTEN, "task-1"), (State.INTENT, None)] == [
+        (entry.state, entry.task_id) async for entry in journal.entries()
+    ]
+
+
+@pytest.mark.parametrize("end", ["forgotten", "accepted", "finished"])
+async def test_lost_task_is_settled(journal: MemoryJournal | SQLiteJournal, end: str) -> None:
+    """A lost task is given up by hand; or it turns up again."""
+    claim = await journal.begin(intent("a"))
+    await journal.accepted(claim.submit_id, "task-1")
+    await journal.lost(claim.submit_id)
+    if end == "forgotten":
+        assert await journal.forget(claim.submit_id)
+    elif end == "accepted":
+        await journal.accepted(claim.submit_id, "task-1")
+    else:
+        assert await journal.finished(claim.submit_id, State.SOLVED)
+    expected = {"forgotten": ClaimKind.NEW, "accepted": ClaimKind.HELD, "finished": ClaimKind.DONE}[end]
+    await journal.lost(claim.submit_id) if end != "accepted" else None
+    again = await journal.begin(intent("a"))
+
+    assert expected is again.kind
+    assert again.task_id == (None if end == "forgotten" else "task-1")
+
+
+async def test_what_was_taken_up_and_stays_uncertain_can_be_forgotten(journal: MemoryJournal | SQLiteJournal) -> None:
+    """Nobody works on a row that recovery has reported as uncertain."""
+    claim = await journal.begin(intent("a"))
+    await journal.abandoned(claim.submit_id)
+    (entry,) = await journal.open_entries(ACCOUNT)
+    assert await journal.take_up(entry)
+    assert not await journal.forget(claim.submit_id)
+    await journal.uncertain(claim.submit_id)
+
+    assert await journal.forget(claim.submit_id)
+
+
+@pytest.mark.parametrize("report", ["accepted", "finished"])
+async def test_ids_are_kept_as_they_came(journal: MemoryJournal | SQLiteJournal, report: str) -> None:
+    """An id that the service gave as a number is one again when it is read, digit for digit; text stays text."""
+    for key, task_id in (("number", NumericId("12")), ("text", "0012"), ("long", NumericId("9007199254740993111"))):
+        claim = await journal.begin(intent(key))
+        if report == "accepted":
+            await journal.accepted(claim.submit_id, task_id)
+        else:
+            await journal.finished(claim.submit_id, State.SOLVED, task_id=task_id)
+    claims = {key: (await journal.begin(intent(key))).task_id for key in ("number", "text", "long")}
+    listed = {entry.key: entry.task_id async for entry in journal.entries()}
+    copied = pickle.loads(pickle.dumps([entry async for entry in journal.entries()]))
+
+    for ids in (claims, listed, {entry.key: entry.task_id for entry in copied}):
+        assert {"number": 12, "text": "0012", "long": 9007199254740993111} == {
+            k: wire_id(v or "") for k, v in ids.items()
+        }
+        assert {"number": "12", "text": "0012", "long": "9007199254740993111"} == ids
 
 
 async def test_refusal_does_not_undo_acceptance(journal: MemoryJournal | SQLiteJournal) -> None:

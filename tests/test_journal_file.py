@@ -21,6 +21,7 @@ import pytest
 import ucaptcha_async.journal
 from ucaptcha_async.errors import ClientStateError, ConfigurationError, JournalError
 from ucaptcha_async.journal import ClaimKind, Intent, SQLiteJournal, State, fingerprint, owners, store, writer
+from ucaptcha_async.json_values import NumericId, wire_id
 
 ACCOUNT = fingerprint("sk-marked-key", "api.example.com")
 
@@ -403,14 +404,19 @@ async def test_cancelled_under_a_lock(path: Path) -> None:
         assert [("a", "task-1"), ("c", None)] == [(e.key, e.task_id) async for e in journal.entries()]
 
 
-async def test_locked_reads(path: Path) -> None:
-    """Reading waits for an exclusive lock as long as writing, then says so."""
+async def test_locked_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading waits for a lock as long as writing, then says so."""
+
+    def locked_out() -> sqlite3.Connection:
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
     async with SQLiteJournal(path, patience=0) as journal:
         await journal.begin(intent("a"))
         journal._store._disconnect()
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute("BEGIN EXCLUSIVE")
+        with monkeypatch.context() as locked:
+            locked.setattr(journal._store, "_connect", locked_out)
             for read in (journal.open_entries(ACCOUNT), journal.totals(), journal.solution_for(ACCOUNT, "a")):
                 with pytest.raises(JournalError, match="locked by another process"):
                     await read
@@ -482,6 +488,250 @@ async def test_unexpected_failure_of_a_commit(path: Path, monkeypatch: pytest.Mo
         await journal.accepted(claim.submit_id, "task-1")
 
         assert [("a", "task-1")] == [(e.key, e.task_id) async for e in journal.entries()]
+
+
+# files that vanish
+
+
+SUFFIXES = ["", "-wal", "-shm"]
+
+
+def vanish(path: Path, *suffixes: str) -> None:
+    for suffix in suffixes:
+        path.with_name(path.name + suffix).unlink()
+
+
+def beside(path: Path) -> dict[str, tuple[int, bytes]]:
+    return {file.name: (file.stat().st_ino, file.read_bytes()) for file in companions(path)}
+
+
+@pytest.mark.parametrize("gone", [SUFFIXES, *([suffix] for suffix in SUFFIXES), ["-owner"]])
+async def test_vanished_file(path: Path, gone: list[str]) -> None:
+    """Once its file or one beside it is gone, a journal refuses everything, though it could write on unseen."""
+    journal = SQLiteJournal(path)
+    await journal.open()
+    claim = await journal.begin(intent("a"))
+    if gone == ["-owner"]:
+        journal._store._owner.path.unlink()
+    else:
+        vanish(path, *gone)
+    left = beside(path)
+    for action in (
+        lambda: journal.begin(intent("b")),
+        lambda: journal.begin(intent("a"), resubmit=True),
+        lambda: journal.accepted(claim.submit_id, "task-1"),
+        lambda: journal.open_entries(ACCOUNT),
+        lambda: journal.totals(),
+        lambda: journal.prune(0.0),
+        lambda: journal.solution_for(ACCOUNT, "a"),
+        lambda: journal.begin(intent("c")),
+    ):
+        with pytest.raises(JournalError, match="was removed or replaced while it was open"):
+            await action()  # type: ignore[no-untyped-call]
+
+    assert left.keys() == beside(path).keys()
+    with pytest.raises(JournalError, match="1 reports could not be written"):
+        await journal.aclose()
+
+
+async def test_second_client_on_a_vanished_file(path: Path) -> None:
+    """While one that had the file lives, no other begins a new one, in which everything would be paid again."""
+    async with SQLiteJournal(path) as first:
+        claim = await first.begin(intent("a"))
+        await first.accepted(claim.submit_id, "task-1")
+        vanish(path, *SUFFIXES)
+        with pytest.raises(JournalError, match="removed while a process that still lives had it open"):
+            await SQLiteJournal(path).open()
+        assert path not in companions(path)
+        with pytest.raises(JournalError, match="was removed or replaced"):
+            await first.begin(intent("a"))
+    async with SQLiteJournal(path) as second:
+        assert [] == [entry async for entry in second.entries()]
+
+
+async def test_second_client_on_a_replaced_file(path: Path) -> None:
+    """Reports on the rows of one file are not written to another that took its place; each keeps its own."""
+    replacement = path.with_name("replacement.db")
+    async with SQLiteJournal(replacement) as other:
+        await other.begin(intent("b"))
+    first = SQLiteJournal(path)
+    await first.open()
+    claim = await first.begin(intent("a"))
+    vanish(path, "-wal", "-shm")
+    replacement.rename(path)
+    async with SQLiteJournal(path) as second:
+        with pytest.raises(JournalError, match=r"was removed or replaced while it was open.*; the report is kept"):
+            await first.accepted(claim.submit_id, "task-1")
+        with pytest.raises(JournalError, match="was removed or replaced"):
+            await first.begin(intent("c"))
+        with pytest.raises(JournalError, match="1 reports could not be written"):
+            await first.aclose()
+        await second.begin(intent("d"))
+        assert ["b", "d"] == [entry.key async for entry in second.entries()]
+    async with first:
+        assert ["b", "d"] == [entry.key async for entry in first.entries()]
+
+
+async def test_file_is_put_back(path: Path) -> None:
+    """When the very file is back, the journal goes on, and what was kept is written."""
+    away = path.with_name("away")
+    async with SQLiteJournal(path) as journal:
+        claim = await journal.begin(intent("a"))
+        os.rename(path, away)  # noqa: PTH104
+        for _ in range(2):
+            with pytest.raises(JournalError, match="was removed or replaced"):
+                await journal.accepted(claim.submit_id, "task-1")
+        os.rename(away, path)  # noqa: PTH104
+        await journal.begin(intent("b"))
+
+        assert [("a", "task-1"), ("b", None)] == [(e.key, e.task_id) async for e in journal.entries()]
+
+
+async def test_file_vanishes_during_trouble(path: Path) -> None:
+    """A failure of the disk does not make the journal take another file of the same number for its own."""
+    async with SQLiteJournal(path) as journal:
+        await journal.begin(intent("a"))
+        with_pragma(journal, "PRAGMA query_only = ON")
+        with pytest.raises(JournalError, match="the file is read-only"):
+            await journal.begin(intent("b"))
+        vanish(path, *SUFFIXES)
+        for suffix in SUFFIXES:  # the numbers of removed files are given to the next
+            path.with_name(path.name + suffix).touch()
+        with pytest.raises(JournalError, match="was removed or replaced"):
+            await journal.begin(intent("c"))
+        assert [0, 0, 0] == [path.with_name(path.name + suffix).stat().st_size for suffix in SUFFIXES]
+        vanish(path, *SUFFIXES)
+
+
+async def test_read_after_the_end(path: Path) -> None:
+    """A call that was under way when the journal was closed does not open the file again."""
+    journal = SQLiteJournal(path)
+    await journal.open()
+    await journal.aclose()
+    with pytest.raises(JournalError, match="it is closed"):
+        journal._store.totals(None)
+    assert [path] == companions(path)
+
+
+# a change that cannot be written
+
+
+def refuse_type(path: Path, kind: str) -> None:
+    """The file refuses rows of one type."""
+    refusal = f"SELECT raise(ABORT, 'no {kind}')"
+    query(path, f"CREATE TRIGGER t BEFORE INSERT ON submits WHEN new.type = '{kind}' BEGIN {refusal}; END")
+
+
+async def test_bad_change_harms_its_own_caller(path: Path) -> None:
+    """Of many who write at once, one whose row the file refuses gets an error; the others are written."""
+    bad = Intent(account=ACCOUNT, host="h", type="Bad", key="bad")
+    async with SQLiteJournal(path) as journal:
+        refuse_type(path, "Bad")
+        claims = []
+
+        async def begin(key: str) -> None:
+            claims.append((await journal.begin(intent(key))).kind)
+
+        async def begin_badly() -> None:
+            with pytest.raises(JournalError, match=r"'solves\.db' failed: no Bad \(not charged\)$"):
+                await journal.begin(bad)
+
+        for _ in range(2):
+            async with anyio.create_task_group() as tasks:
+                for i in range(20):
+                    tasks.start_soon(begin, f"{len(claims)}-{i}")
+                    tasks.start_soon(begin_badly)
+        assert [ClaimKind.NEW] * 40 == claims
+        assert 40 == len([entry async for entry in journal.entries()])
+
+
+async def test_bad_report_is_not_kept_for_ever(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kept report that the file refuses by itself is given up with a WARNING; those with it are written."""
+    async with SQLiteJournal(path, patience=0) as journal:
+        bad, good = [await journal.begin(intent(key)) for key in ("bad", "good")]
+        with locked(path):
+            for claim in (bad, good):
+                with pytest.raises(JournalError, match="the report is kept"):
+                    await journal.accepted(claim.submit_id, f"task-{claim.entry.key}")
+        query(
+            path,
+            "CREATE TRIGGER t BEFORE UPDATE ON submits WHEN new.key = 'bad' BEGIN SELECT raise(ABORT, 'no such'); END",
+        )
+        assert ClaimKind.NEW == (await journal.begin(intent("next"))).kind
+        assert ["task-good"] == [e.task_id async for e in journal.entries() if e.task_id]
+        with pytest.raises(JournalError, match=r"no such \(not charged\)$"):
+            await journal.accepted(bad.submit_id, "task-bad")
+
+    (record,) = caplog.records
+    assert ("ucaptcha_async", "WARNING") == (record.name, record.levelname)
+    assert "gives it up" in record.getMessage()
+    assert "no such" in record.getMessage()
+
+
+# ids as they came
+
+
+OLD_SCHEMA = """
+CREATE TABLE submits (
+    submit_id  TEXT PRIMARY KEY NOT NULL,
+    account    TEXT NOT NULL,
+    host       TEXT NOT NULL,
+    key        TEXT,
+    type       TEXT NOT NULL,
+    state      TEXT NOT NULL CHECK (state IN (
+        'accepted', 'failed', 'forgotten', 'intent', 'refused', 'solved', 'uncertain'
+    )),
+    owner      TEXT,
+    task_id    TEXT,
+    cost       TEXT,
+    error_code TEXT,
+    solve_time REAL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    solution   TEXT
+);
+CREATE UNIQUE INDEX held_keys ON submits (account, key)
+    WHERE key IS NOT NULL AND state IN ('accepted', 'intent', 'solved', 'uncertain');
+CREATE INDEX open_rows ON submits (account) WHERE state IN ('accepted', 'intent', 'uncertain');
+PRAGMA application_id = 0x75436170;
+PRAGMA user_version = 1;
+"""
+OLD_COLUMNS = "submit_id, account, host, key, type, state, owner, created_at, updated_at"
+OLD_INSERT = f"INSERT INTO submits ({OLD_COLUMNS}) SELECT * FROM (VALUES (?, ?, 'h', ?, 'T', 'intent', NULL, 1, 2))"
+OLD_UPDATE = "UPDATE submits SET state = 'accepted', task_id = ? WHERE submit_id = ?"
+
+
+async def test_file_of_the_first_release(path: Path) -> None:
+    """An older file gets the column for numbers when it is opened; its ids are text, and old programs use it on."""
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(OLD_SCHEMA)
+        old.execute(OLD_INSERT, ("x", ACCOUNT, "before"))
+        old.execute(OLD_UPDATE, ("12", "x"))
+        old.commit()
+        async with SQLiteJournal(path) as first, SQLiteJournal(path) as second:
+            for journal, key, task_id in ((first, "number", NumericId("34")), (second, "text", "0056")):
+                await journal.accepted((await journal.begin(intent(key))).submit_id, task_id)
+            old.execute(OLD_INSERT, ("y", ACCOUNT, "meanwhile"))
+            old.execute(OLD_UPDATE, ("78", "y"))
+            old.commit()
+            await second.begin(intent("meanwhile"))  # which rewrites the row
+            found = {e.key: wire_id(e.task_id or "") async for e in first.entries()}
+
+    assert {"before": "12", "number": 34, "text": "0056", "meanwhile": "78"} == found
+    assert [(None,), (None,), (None,), (1,)] == query(path, "SELECT numeric_id FROM submits ORDER BY 1")
+
+
+async def test_nonsense_for_a_number(path: Path) -> None:
+    """An id that is marked as a number and is none stays text."""
+    async with SQLiteJournal(path) as journal:
+        claim = await journal.begin(intent("a"))
+        await journal.accepted(claim.submit_id, NumericId("12"))
+        found = []
+        for text in ("x", "", "1.5", "٣", "9" * 5_000, "-7"):
+            query(path, "UPDATE submits SET task_id = ?", text)
+            found += [wire_id(entry.task_id or "") async for entry in journal.entries()]
+
+    assert ["x", "", "1.5", "٣", "9" * 5_000, -7] == found
 
 
 # who is alive

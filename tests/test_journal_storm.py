@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -136,7 +137,7 @@ async def test_storm_of_cancellations(tmp_path: Path, seed: int) -> None:
                 tasks.start_soon(storm.work, range(worker, 1_000, 40))
         writer = journal._writer
         assert writer is not None
-        assert (0, 0, False, None) == (len(writer._queue), writer.kept, writer._flushing, writer._next)
+        assert (0, 0, False, None) == (len(writer._queue), writer.kept, writer._flushing, writer._draining)
         found = {entry.submit_id: entry async for entry in journal.entries()}
 
     assert 50 < len(storm.solved) < len(storm.begun) < 950
@@ -298,6 +299,69 @@ async def test_drain_waits_for_the_flusher(disk: Disk) -> None:
 
     assert 0 == lost
     assert ["a", "b", "c"] == sorted(disk.written)
+
+
+async def test_rest_of_a_batch_is_tried_again(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a commit did not come to is neither lost nor written twice."""
+    writer, whole = writing(disk), disk.commit
+    monkeypatch.setattr(writer, "_commit", lambda changes: whole(changes[:2]))
+    async with anyio.create_task_group() as tasks:
+        for i in range(9):
+            tasks.start_soon(writer.write, Refused(f"{i}"))
+
+    assert [f"{i}" for i in range(9)] == sorted(disk.written)
+
+
+@pytest.mark.parametrize("failure", [None, JournalError("the disk is full"), BusyError("locked")])
+async def test_closing_answers_all_who_wait(disk: Disk, failure: JournalError | None) -> None:
+    """Whoever waits when the journal is closed is told that it is written, or that it is not; nobody hangs."""
+    writer = writing(disk, patience=0)
+    answers: list[object] = []
+
+    async def write(change: Change) -> None:
+        try:
+            await writer.write(change)
+            answers.append("written")
+        except JournalError as error:
+            answers.append(str(error))
+
+    disk.going.clear()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write, Refused("first"))
+            await disk.standing_still()
+            for i in range(1_200):  # three batches
+                tasks.start_soon(write, Refused(f"{i}"))
+            tasks.start_soon(write, Begin(intent("a")))
+            await anyio.wait_all_tasks_blocked()
+            disk.failures = [failure] * 9 if failure else []
+            tasks.start_soon(anyio.to_thread.run_sync, disk.going.set)
+            lost = await writer.drain()
+
+    assert 1_202 == len(answers)
+    assert answers.count("written") == len(disk.written)
+    assert lost == 1_201 - len([name for name in disk.written if len(name) < 32])
+    assert (failure is None) == (lost == 0)
+
+
+async def test_closed_while_many_wait(tmp_path: Path) -> None:
+    """Reports that were made before the journal is closed are written, or fail as the journal's; none is refused."""
+    path = tmp_path / "j.db"
+    journal = SQLiteJournal(path)
+    await journal.open()
+    claims = [await journal.begin(intent(f"{i}")) for i in range(5)]
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for claim in claims:
+                tasks.start_soon(journal.accepted, claim.submit_id, f"task-{claim.entry.key}")
+            tasks.start_soon(journal.begin, intent("last"))
+            for _ in range(2):  # each is queued
+                await anyio.lowlevel.checkpoint()
+            await journal.aclose()
+    async with journal:
+        found = {entry.key: entry.task_id async for entry in journal.entries()}
+
+    assert {"last": None} | {f"{i}": f"task-{i}" for i in range(5)} == found
 
 
 async def gathered_during_a_flush(disk: Disk, tasks: anyio.abc.TaskGroup, writer: Writer) -> list[Caller]:
@@ -463,7 +527,7 @@ VALUES = st.one_of(
     st.binary(max_size=12),
     st.sampled_from(["intent", "accepted", "solved", ACCOUNT, "a", "x", "1E+999999", '{"token": 1}', "[" * 5000]),
 )
-ROWS = st.lists(st.lists(VALUES, min_size=14, max_size=14), max_size=6)
+ROWS = st.lists(st.lists(VALUES, min_size=15, max_size=15), max_size=6)
 
 
 def hostile(path: Path, rows: Sequence[Sequence[Any]]) -> None:
@@ -473,7 +537,7 @@ def hostile(path: Path, rows: Sequence[Sequence[Any]]) -> None:
         db.execute(f"CREATE TABLE submits ({columns})")
         db.execute("CREATE UNIQUE INDEX ids ON submits (submit_id)")
         for row in rows:
-            db.execute(f"INSERT OR IGNORE INTO submits VALUES ({', '.join('?' * 14)})", row)
+            db.execute(f"INSERT OR IGNORE INTO submits VALUES ({', '.join('?' * 15)})", (*row, None)[:15])
         db.execute(f"PRAGMA application_id = {store.APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {store.VERSION}")
 

@@ -6,17 +6,19 @@ import asyncio
 import itertools
 import math
 import random
+import time
 from collections import Counter
 from email.utils import formatdate
 
 import anyio
+import anyio.to_thread
 import attrs
 import pytest
 import sniffio
 import trio
 from anyio.lowlevel import checkpoint
 
-from ucaptcha_async.errors import ConfigurationError
+from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import InFlight, RateLimiter
 
 pytestmark = pytest.mark.virtual_time
@@ -268,18 +270,38 @@ def test_windows_are_durations(wrong: float) -> None:
 
 
 def test_a_limiter_outlives_its_event_loop() -> None:
-    """A limiter made outside any loop works in one loop after another, whatever their clocks show."""
-    limiter = RateLimiter(1, window=10)
+    """A limiter made outside any loop works in one loop after another, whatever their clocks show, and keeps count."""
+    limiter = RateLimiter(1, window=0.2)
+    departed: list[float] = []
 
     async def use() -> None:
         with anyio.fail_after(5):
             await limiter.acquire()
-        answer(limiter, 429, retry_after=9)
+        departed.append(time.monotonic())
+        answer(limiter)
 
     for backend in ("trio", "asyncio", "trio"):
         anyio.run(use, backend=backend)
 
     assert limiter.statistics().departed == 3
+    assert min(later - earlier for earlier, later in itertools.pairwise(departed)) >= 0.2
+
+
+def test_a_limiter_belongs_to_one_running_event_loop() -> None:
+    """Used from a second loop while the first still runs, it says so instead of waiting for ever."""
+    limiter = RateLimiter(1, window=10)
+
+    def elsewhere() -> None:
+        with pytest.raises(ClientStateError, match="another event loop"):
+            anyio.run(limiter.acquire)
+
+    async def use() -> None:
+        await limiter.acquire()
+        await anyio.to_thread.run_sync(elsewhere)
+
+    for backend in ("asyncio", "trio"):
+        anyio.run(use, backend=backend)
+        limiter = RateLimiter(1, window=10)
 
 
 # --- what the service says ---

@@ -37,7 +37,7 @@ def pages(count: int) -> Iterator[Turnstile]:
 
 async def test_outcomes_come_as_they_complete() -> None:
     """Each input gives one outcome with its index, in the order of completion."""
-    service = LocalService(solve_time={"TurnstileTaskProxyless": 40, "RecaptchaV2TaskProxyless": 8})
+    service = LocalService(solve_time={"TurnstileTokenProxyLess": 40, "RecaptchaV2TaskProxyless": 8})
     async with opened(service) as client:
         async with client.solve_many([TURNSTILE, V2, V2]) as outcomes:
             seen = [outcome async for outcome in outcomes]
@@ -242,7 +242,7 @@ async def test_waiting_for_room_does_not_wake_the_crowd() -> None:
 
 async def test_leaving_early_cancels() -> None:
     """Leaving the block ends what runs, and the ids of paid tasks are kept."""
-    service = LocalService(solve_time={"TurnstileTaskProxyless": 500, "RecaptchaV2TaskProxyless": 8})
+    service = LocalService(solve_time={"TurnstileTokenProxyLess": 500, "RecaptchaV2TaskProxyless": 8})
     async with opened(service) as client:
         async with client.solve_many([TURNSTILE, V2, TURNSTILE]) as outcomes:
             async for outcome in outcomes:
@@ -266,7 +266,7 @@ async def test_errors_of_the_block_come_out_as_they_are() -> None:
 
 
 async def test_errors_of_the_input_come_after_the_outcomes() -> None:
-    """An iterable that raises, or yields something else than a task, loses nothing that is paid for."""
+    """An iterable that raises loses nothing that is paid for; one bad input is one bad outcome."""
 
     def broken() -> Iterator[Any]:
         yield V2
@@ -279,8 +279,14 @@ async def test_errors_of_the_input_come_after_the_outcomes() -> None:
             async with client.solve_many(broken()) as outcomes:
                 async for outcome in outcomes:
                     solved += outcome.ok
+        good, bad, handed_over = await client.gather([V2, "no task", InvalidTaskError("line 3")])  # type: ignore[list-item]
+        assert good.ok
         with pytest.raises(InvalidTaskError, match="task must be a Task"):
-            await client.gather([V2, "no task"])  # type: ignore[list-item]
+            _ = bad.solution
+        with pytest.raises(InvalidTaskError, match="line 3"):
+            _ = handed_over.solution
+        with pytest.raises(TypeError, match="iterable of tasks"):
+            await client.gather(V2)  # type: ignore[arg-type]
         at_rest(client)
 
     assert 2 == solved

@@ -174,7 +174,7 @@ def test_in_process_serves_every_client_and_ends_with_the_test(project: pytest.P
     import httpx
     from ucaptcha_async import client
 
-    before = client.own
+    before = client.open_sender
 
     async def solve(**options):
         async with AsyncClient(**options) as client:
@@ -199,7 +199,7 @@ def test_in_process_serves_every_client_and_ends_with_the_test(project: pytest.P
         assert len(ucaptcha_service.books.accepted) == 2
 
     def test_after():
-        assert client.own is before
+        assert client.open_sender is before
         assert "UCAPTCHA_API_KEY" not in os.environ
     """
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
+import inspect
+import io
 import json
 import pickle
 import traceback
@@ -12,6 +15,7 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import pytest
@@ -59,7 +63,7 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
             cookies="a=b",
         ),
         {
-            "type": "RecaptchaV2TaskProxyless",
+            "type": "ReCaptchaV2TokenProxyLess",
             "websiteURL": PAGE,
             "websiteKey": "k",
             "isInvisible": True,
@@ -93,12 +97,11 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
             is_session=False,
         ),
         {
-            "type": "RecaptchaV3TaskProxyless",
+            "type": "ReCaptchaV3EnterpriseTaskProxyLess",
             "websiteURL": PAGE,
             "websiteKey": "k",
             "minScore": 0.3,
             "pageAction": "a",
-            "isEnterprise": True,
             "apiDomain": "google.com",
             "enterprisePayload": {"s": "x"},
             "isSession": False,
@@ -125,7 +128,9 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
             "websiteKey": "k",
             "action": "a",
             "cData": "c",
+            "data": "c",
             "chlPageData": "p",
+            "pagedata": "p",
         },
     ),
     (
@@ -212,7 +217,7 @@ FULL: list[tuple[Task[Any], dict[str, Any]]] = [
     (
         MTCaptcha(website_url=PAGE, website_key="MTPublic-x", page_action="a", is_invisible=True, user_agent="u"),
         {
-            "type": "MtCaptchaTaskProxyLess",
+            "type": "MTCaptchaTask",
             "websiteURL": PAGE,
             "websiteKey": "MTPublic-x",
             "pageAction": "a",
@@ -321,12 +326,13 @@ def test_fields_that_are_not_given_are_not_sent(make: Callable[..., Task[Any]]) 
 
 @pytest.mark.parametrize("make", PROXIED)
 def test_a_proxy_chooses_the_other_type_name(make: Callable[..., Task[Any]]) -> None:
-    """With a proxy the type's name has no "Proxyless", and the proxy is sent as one URL."""
+    """With a proxy the type's name has no "Proxyless", and the proxy is sent as the type's own service wants it."""
     bare, proxied = make(), make(proxy=PROXY)
 
-    assert bare.type.lower() == f"{proxied.type.lower()}proxyless"
-    assert proxied.to_wire()["proxy"] == PROXY_URL
-    assert "proxy" not in bare.to_wire()
+    assert bare.type.lower().endswith("proxyless")
+    assert not proxied.type.lower().endswith("proxyless")
+    assert proxied.to_wire().items() >= PROXY.to_wire("url" if proxied.type.endswith("Token") else "fields").items()
+    assert not any(name.startswith("proxy") for name in bare.to_wire())
 
 
 @pytest.mark.parametrize("make", LEAST)
@@ -425,7 +431,7 @@ def test_repr_shows_what_was_given() -> None:
     task = RecaptchaV2(website_url=PAGE, website_key="k" * 200, cookies="a=b", lifetime=6)
 
     assert (
-        repr(task) == f"RecaptchaV2(lifetime=6.0, website_url={PAGE!r}, website_key=<200 characters>, cookies=<hidden>)"
+        repr(task) == f"RecaptchaV2(website_url={PAGE!r}, website_key=<200 characters>, lifetime=6.0, cookies=<hidden>)"
     )
     assert repr(Task("X", a="b", body=GIF64, c=None, d=[1, 2])) == "Task('X', a='b', body=<hidden>, d=<2 items>)"
     assert repr(ImageToText(image=GIF)) == "ImageToText(image=<image/gif, 42 bytes>)"
@@ -521,6 +527,29 @@ def test_the_message_says_field_type_and_allowed_values() -> None:
     assert str(caught.value) == "min_score must be a number from 0.1 to 0.9; got float 1.5 (not charged)"
 
 
+@pytest.mark.parametrize(
+    ("url", "got"),
+    [
+        ("example.com/login", "'example.com' without a scheme"),
+        ("ftp://user:s3cret@example.com/s3cret?s3cret", "'ftp://example.com'"),
+        ("https://example.com/login\n", "'https://example.com' with white space after it"),
+        (" https://example.com", "'https://example.com' with white space before it"),
+        ("https://example.com/a b", "'https://example.com' with white space inside it"),
+        ("https://example.com:port/", "'https://example.com' with a port that is not a number from 1 to 65535"),
+        ("https://user:s3 cret@example.com", "str of 32 characters with white space inside it"),
+        ("https://user:s3cret/@example.com:x", "str of 34 characters"),
+        ("", "empty str"),
+        (7, "int 7"),
+    ],
+)
+def test_a_wrong_url_says_which_and_why(url: Any, got: str) -> None:
+    """Scheme and host are shown, never credentials, path or query; white space is named as the trouble."""
+    with pytest.raises(InvalidTaskError) as caught:
+        RecaptchaV2(website_url=url, website_key="k")
+
+    assert caught.value.message == f"website_url must be an absolute URL (http://… or https://…); got {got}"
+
+
 @pytest.mark.parametrize("score", [0.1, 0.3, 0.9])
 def test_scores_at_the_borders_are_allowed(score: float) -> None:
     """0.1 and 0.9 belong to the range."""
@@ -534,9 +563,9 @@ def test_a_proxy_that_is_not_a_proxy_is_refused(value: Any) -> None:
         RecaptchaV2(website_url=PAGE, website_key="k", proxy=value)
 
 
-def test_a_wrong_keyword_names_the_right_one() -> None:
-    """A misspelt field is a `TypeError` with the nearest name."""
-    with pytest.raises(TypeError, match="did you mean 'website_url'"):
+def test_a_wrong_keyword_is_named() -> None:
+    """A misspelt field is a `TypeError`, as of any Python function."""
+    with pytest.raises(TypeError, match="websiteURL"):
         RecaptchaV2(websiteURL=PAGE, website_key="k")  # type: ignore[call-arg]
 
 
@@ -563,6 +592,48 @@ def test_no_traceback_shows_what_was_passed_in() -> None:
         frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
         assert "s3cret" not in "".join(str(frame.locals) for frame in frames)
         assert caught.value.__context__ is None
+
+
+def test_no_frame_shows_a_password() -> None:
+    """Whatever is wrong, and wherever the password is: no local value of the library's frames shows it."""
+    given = {"website_url": PAGE, "website_key": "k", "proxy": PROXY, "extra": {"proxyPassword": "s3cret"}}
+    wrong: list[dict[str, Any]] = [
+        {"proxy": PROXY_URL},
+        {"proxy": PROXY_URL.encode()},
+        {"website_url": "ftp://user:s3cret@example.com"},
+        {"website_url": "https://user:s3cret@example.com\n"},
+        {"website_key": ""},
+        {"lifetime": -1},
+        {"type": "a b"},
+        {"extra": {"proxyPassword": "s3cret", "odd": object()}},
+        {"extra": {"deep": [{"proxyPassword": "s3cret", "odd": object()}]}},
+        {"extra": {"type": "X", "proxyPassword": "s3cret"}},
+        {"proxy": {"https": PROXY_URL}},
+        {"cookies": 7},
+    ]
+    attempts = [functools.partial(RecaptchaV2, **(given | change)) for change in wrong]
+    attempts.append(functools.partial(Task, "X", proxyPassword="s3cret", odd=object()))
+    attempts.append(functools.partial(Task, "X", nested=[{"proxyPassword": "s3cret"}, {1: 2}], proxy=PROXY_URL))
+    attempts.append(functools.partial(Task, "X", lifetime=-1, proxyPassword="s3cret"))
+    attempts.append(functools.partial(Task, "a b", proxyPassword="s3cret"))
+    for make in attempts:
+        with pytest.raises(InvalidTaskError) as caught:
+            make()
+        report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        frames = "".join(str(frame.locals) for frame in report.stack[1:])
+        assert "s3cret" not in frames + "".join(report.format_exception_only()), make
+        assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("cls", {type(task) for task, _ in FULL}, ids=lambda cls: cls.__name__)
+def test_required_fields_come_first(cls: type[Task[Any]]) -> None:
+    """In the signature, what must be given stands before what may be, and constants do not show."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    required = [parameter.default is inspect.Parameter.empty for parameter in parameters]
+
+    assert required == sorted(required, reverse=True)
+    assert required[0]
+    assert "version" not in inspect.signature(cls).parameters
 
 
 # --- any other type -----------------------------------------------------------------------------------------------
@@ -800,7 +871,10 @@ def test_an_image_comes_from_bytes_a_path_or_text(media_type: str, data: bytes, 
         "no base64!",
         "data:image/png;base64,",
         base64.b64encode(b"some text").decode(),
-        base64.b64encode(GIF),
+        b"data:image/gif;base64,",
+        "data:image/gif,GIF8",
+        io.BytesIO(),
+        io.BytesIO(b"no picture"),
         b"RIFF\x10\x00\x00\x00WAVE",
         None,
         7,
@@ -815,6 +889,87 @@ def test_what_is_no_image_is_refused(cls: Any, source: Any) -> None:
         cls(image=source)
 
     assert caught.value.field == "image"
+
+
+class Drawn:
+    """What an image of Pillow shows of itself."""
+
+    def __init__(self, mode: str, data: bytes) -> None:
+        self.mode, self.data = mode, data
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        if (format == "JPEG") != (self.mode == "CMYK"):
+            raise OSError(f"cannot write mode {self.mode} as {format}")
+        fp.write(self.data)
+
+
+def written(data: bytes) -> io.BytesIO:
+    file = io.BytesIO()
+    file.write(data)
+    return file
+
+
+@pytest.mark.parametrize(("media_type", "data"), PICTURES.items(), ids=list(PICTURES))
+def test_an_image_comes_as_people_have_it(media_type: str, data: bytes, tmp_path: Path) -> None:
+    """Open files, buffers just written to, images of Pillow, and base64 in whatever spelling, make the same task."""
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    safe = base64.urlsafe_b64encode(data).decode()
+    pipe = written(data)
+    pipe.seek(0)
+    pipe.seekable = lambda: False  # type: ignore[method-assign]
+    with path.open("rb") as file:
+        sources: list[Any] = [
+            file,
+            io.BytesIO(data),
+            written(data),
+            pipe,
+            io.BytesIO(text.encode()),
+            text.encode(),
+            bytearray(text.encode()),
+            f"data:{media_type};base64,{text}".encode(),
+            safe,
+            safe.rstrip("=").encode(),
+            f"data:{media_type};base64,{safe}",
+            f"data:{media_type};base64,{quote(text, safe='')}",
+            f"DATA:{media_type};charset=x;BASE64,{text}",
+            f"data:{media_type},{quote(data)}",
+            Drawn("RGB", data),
+            Drawn("CMYK", data),
+        ]
+        for source in sources:
+            assert ImageToText(image=source) == ImageToText(image=data), source
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the user's home, as in a shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "picture.gif").write_bytes(GIF)
+
+    assert ImageToText(image=Path("~/picture.gif")) == ImageToText(image=GIF)
+
+
+def test_a_source_that_fails_says_why() -> None:
+    """A closed or a text file, and an image that cannot be saved, are told apart."""
+    closed = io.BytesIO(GIF)
+    closed.close()
+    with pytest.raises(InvalidTaskError, match=r"image must be a readable file: .*closed file"):
+        ImageToText(image=closed)
+    with pytest.raises(InvalidTaskError, match=r"image must be a file that gives bytes .*'rb'"):
+        ImageToText(image=io.StringIO("GIF"))  # type: ignore[arg-type]
+    with pytest.raises(
+        InvalidTaskError, match=r"image must be an image that can be saved as PNG .*cannot write mode F"
+    ):
+        ImageToText(image=Broken())
+
+
+class Broken(Drawn):
+    def __init__(self) -> None:
+        super().__init__("F", b"")
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        raise OSError("cannot write mode F as PNG")
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

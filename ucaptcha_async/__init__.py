@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .polling import Polling
     from .results import Attempt, Outcome, SelectionMode, Status, TaskResult
     from .solving.job import Job
+    from .solving.prefetch import Prefetch, PrefetchStatistics
     from .solving.statistics import ClientStatistics
     from .solving.stream import Outcomes
     from .tasks import (
@@ -102,6 +103,7 @@ _HOMES = {
     ),
     "journal": ("Journal", "MemoryJournal", "SQLiteJournal"),
     "pacing": ("RateLimiter",),
+    "solving.prefetch": ("Prefetch", "PrefetchStatistics"),
     "solving.stream": ("Outcomes",),
     "polling": ("Polling",),
     "tasks.proxy": ("Proxy",),
@@ -189,6 +191,8 @@ __all__ = [
     "Outcomes",
     "Point",
     "Polling",
+    "Prefetch",
+    "PrefetchStatistics",
     "ProtocolError",
     "Proxy",
     "ProxyError",

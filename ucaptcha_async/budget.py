@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum
 from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import anyio
 import attrs
 
 from .checks import describe, wrong
 from .errors import BudgetExceededError, ConfigurationError
+from .tasks.names import kind_of
 
 Money = Decimal | int | str
 """An amount of USD. Never a float: `0.1` is not a tenth."""
@@ -74,7 +76,7 @@ class BudgetStatistics:
         reservations: How many are open.
         refusals: How often `BudgetExceededError` was raised.
         spent_by_type: `spent`, divided by task type.
-        highest_by_type: The highest cost seen of each type.
+        highest_by_type: The highest cost seen of each kind; of a type of no known kind, its own.
     """
 
     spent: Decimal
@@ -99,7 +101,8 @@ class Budget:
     Args:
         max_spend: USD for the lifetime of this object. `None`: no limit.
         max_spend_per_hour: USD within any 60 minutes. `None`: no limit.
-        estimate: USD to reserve for a task; one amount for all, or amounts by task type.
+        estimate: USD to reserve for a task; one amount for all, or amounts by kind (`"RecaptchaV2"`) or type. Any type
+            that a service of the family has for a kind stands for the kind; of several, the highest amount counts.
         spent: What was spent before, for example by the run that this one continues.
 
     Raises:
@@ -110,7 +113,7 @@ class Budget:
         from decimal import Decimal
         from ucaptcha_async import AsyncClient, Budget
 
-        budget = Budget(max_spend="5.00", estimate={"RecaptchaV2TaskProxyless": "0.003"})
+        budget = Budget(max_spend="5.00", estimate={"RecaptchaV2": "0.003"})
         client = AsyncClient(budget=budget)
         assert budget.estimate("RecaptchaV2TaskProxyless") == Decimal("0.003")
         ```
@@ -173,9 +176,10 @@ class Budget:
         )
 
     def estimate(self, task_type: str) -> Decimal:
-        """USD that a submit of this type reserves now."""
-        given = self._estimates.get(task_type, self._estimate)
-        seen = self._highest.get(task_type)
+        """USD that a submit of this type, or kind, reserves now."""
+        kind = _kind(task_type)
+        given = self._estimates.get(kind, self._estimate)
+        seen = self._highest.get(kind)
         if seen is None and given is None:
             return max(DEFAULT_ESTIMATE, *self._highest.values(), _ZERO)
         return max(_ZERO if given is None else given, _ZERO if seen is None else seen)
@@ -259,7 +263,8 @@ class Budget:
         known = None if cost is None or not _is_sane(cost) else cost
         self._spend(reservation, reservation.estimate if known is None else known, now)
         if known is not None:
-            self._highest[reservation.type] = max(known, self._highest.get(reservation.type, _ZERO))
+            kind = _kind(reservation.type)
+            self._highest[kind] = max(known, self._highest.get(kind, _ZERO))
         return True
 
     def release(self, reservation: Reservation) -> bool:
@@ -326,6 +331,64 @@ class Budget:
             self._in_hour = _EXACT.subtract(self._in_hour, self._hour.popleft().cost)
 
 
+@runtime_checkable
+class SharedBudget(Protocol):
+    """What a client needs of a budget that lives elsewhere: `reserve`, then one of the other three."""
+
+    async def reserve(self, task_type: str) -> Any:
+        """Make room for one submit, or raise `BudgetExceededError`."""
+        ...
+
+    async def settle(self, reservation: Any, cost: Decimal | None) -> object:
+        """Replace the reservation with the real cost; also after `keep`."""
+        ...
+
+    async def keep(self, reservation: Any) -> object:
+        """Count the estimate as spent: the fate is unknown."""
+        ...
+
+    async def release(self, reservation: Any) -> object:
+        """Give the room back."""
+        ...
+
+    async def room(self) -> bool:
+        """Wait until there may be room; `False` at once if none will come of itself."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class LocalBudget:
+    """A `Budget` of this process as clients use it.
+
+    Attributes:
+        budget: The budget.
+        clock: The event loop's clock.
+    """
+
+    budget: Budget
+    clock: Callable[[], float]
+
+    async def reserve(self, task_type: str) -> Reservation:
+        """Make room for one submit, or raise `BudgetExceededError`."""
+        return self.budget.reserve(task_type, self.clock())
+
+    async def settle(self, reservation: Reservation, cost: Decimal | None) -> bool:
+        """Replace the reservation with the real cost."""
+        return self.budget.settle(reservation, cost, self.clock())
+
+    async def keep(self, reservation: Reservation) -> bool:
+        """Count the estimate as spent."""
+        return self.budget.keep(reservation, self.clock())
+
+    async def release(self, reservation: Reservation) -> bool:
+        """Give the room back."""
+        return self.budget.release(reservation)
+
+    async def room(self) -> bool:
+        """Wait until there may be room."""
+        return await self.budget.room()
+
+
 def _sum(*amounts: Decimal) -> Decimal:
     total = _ZERO
     for each in amounts:
@@ -355,9 +418,17 @@ def amount(field: str, value: Money) -> Decimal:
     return number
 
 
+def _kind(type_name: str) -> str:
+    """What prices go by: the kind, whatever name is sent for it."""
+    return kind_of(type_name) or type_name
+
+
 def _estimates(estimate: Money | Mapping[str, Money] | None) -> tuple[Mapping[str, Decimal], Decimal | None]:
     if estimate is None:
         return {}, None
     if isinstance(estimate, Mapping):
-        return {name: amount(f"estimate[{name!r}]", value) for name, value in estimate.items()}, None
+        amounts: dict[str, Decimal] = {}
+        for name, value in estimate.items():
+            amounts[_kind(name)] = max(amount(f"estimate[{name!r}]", value), amounts.get(_kind(name), _ZERO))
+        return amounts, None
     return {}, amount("estimate", estimate)

@@ -6,12 +6,14 @@ import difflib
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from .errors import ConfigurationError, InvalidTaskError, UCaptchaError
+from .secrecy import SecretStr
 
 Seconds = float | timedelta
 """A duration: a number of seconds, or a `timedelta`."""
@@ -34,7 +36,8 @@ def describe(value: object) -> str:
     if isinstance(value, bool | int | float):
         return f"{type(value).__name__} {value!r}"
     if isinstance(value, str | bytes):
-        return f"{type(value).__name__} of {len(value)} characters" if value else f"empty {type(value).__name__}"
+        kind = "str" if isinstance(value, str) else "bytes"
+        return f"{kind} of {len(value)} characters" if value else f"empty {kind}"
     return type(value).__name__
 
 
@@ -63,19 +66,61 @@ def whole(field: str, value: int, *, minimum: int = 1, error: type[UCaptchaError
 def split_url(
     field: str, value: str, error: type[UCaptchaError], schemes: Iterable[str] = ("http", "https")
 ) -> SplitResult:
-    """Check an absolute URL and return its parts, or raise."""
+    """Check an absolute URL and return its parts, or raise an error that shows scheme and host at the most."""
     schemes = tuple(schemes)
+    if isinstance(value, str):
+        value = SecretStr(value)  # it may hold credentials
+    if (parts := _split(value, schemes)) is not None:
+        return parts
     allowed = f"an absolute URL ({' or '.join(f'{scheme}://…' for scheme in schemes)})"
-    if not isinstance(value, str):
-        raise wrong(field, value, allowed, error)
+    raise error(f"{field} must be {allowed}; got {_described_url(value)}", field=field)
+
+
+def _split(url: object, schemes: tuple[str, ...]) -> SplitResult | None:
+    """The parts of an absolute URL with one of the schemes; `None` if it is none."""
+    if not isinstance(url, str) or white_space(url):
+        return None
     try:
-        parts = urlsplit(value)
-        port_ok = parts.port is None or parts.port > 0
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and parts.hostname and (parts.port is None or parts.port > 0)
+        return parts if good else None
     except ValueError:
-        raise wrong(field, value, allowed, error) from None
-    if parts.scheme not in schemes or not parts.hostname or not port_ok or any(c.isspace() for c in value):
-        raise wrong(field, value, allowed, error)
-    return parts
+        return None
+
+
+_ORIGIN = re.compile(
+    r"\s*(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?(?:[^/?#\s]*@)?"
+    r"(?P<host>(?(scheme)[A-Za-z0-9_.-]+|(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})|\[[0-9A-Fa-f:.]+\])"
+    r"(?P<port>:[^/?#\s]*)?(?=[/?#\s]|\Z)"
+)
+
+
+def _described_url(value: object) -> str:
+    """What may be said of a wrong URL: its scheme and host (without credentials, path and query), and the trouble."""
+    if not isinstance(value, str):
+        return describe(value)
+    found = _ORIGIN.match(value)
+    trouble = white_space(value)
+    if found is None or "@" in value[found.end() :]:  # what looks like the host may be a user's name
+        return " ".join(filter(None, (describe(value), trouble)))
+    scheme, host, port = found.group("scheme", "host", "port")
+    shown = repr(f"{scheme}://{host}" if scheme else host)
+    if trouble is None and scheme is None:
+        trouble = "without a scheme"
+    elif trouble is None and port is not None and not (port[1:].isdecimal() and 0 < int(port[1:7]) < 65_536):
+        trouble = "with a port that is not a number from 1 to 65535"
+    return f"{shown} {trouble or ''}".rstrip()
+
+
+def white_space(text: str) -> str | None:
+    """Where a text has white space, in words; `None` if it has none."""
+    if not any(c.isspace() for c in text):
+        return None
+    if not text.strip():
+        return "with nothing but white space"
+    ends = (text[0].isspace(), text[-1].isspace(), len(text.split()) > 1)
+    places = [place for place, there in zip(("before", "after", "inside"), ends, strict=True) if there]
+    return f"with white space {' and '.join(places)} it"
 
 
 def suggests(cls: type[T]) -> type[T]:

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import logging
+import math
 import os
 import ssl
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
+import anyio
 import attrs
 
-from .budget import Budget
+from .budget import Budget, LocalBudget, Money, SharedBudget
 from .checks import Seconds, near, seconds, split_url, whole, wrong
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError
 from .events import Hook
-from .journal import Entry, Journal, fingerprint
-from .json_values import checked
-from .pacing import InFlight, Limiter, RateLimiter
-from .pacing.breaker import Breaker
+from .journal import Entry, Journal, SQLiteJournal, fingerprint
+from .pacing import Breaker, InFlight, InFlightBound, Limiter, RateLimiter
+from .pacing.event_loop import current
 from .polling import Polling, SolveTimes
-from .results import Outcome, SelectionMode, Solution, TaskResult
+from .results import Outcome, SelectionMode, TaskResult
 from .secrecy import SecretStr
-from .solving.job import Job, Options, feedback, solve, submit, within
-from .solving.session import Engine, OnUncertain, Walk
+from .solving import type_search
+from .solving.job import Job, Options, State, feedback
+from .solving.prefetch import Prefetch, PrefetchSettings
+from .solving.session import OnUncertain, Session
 from .solving.statistics import ClientStatistics, gather_statistics
-from .solving.stream import Outcomes
-from .tasks import Task
+from .solving.stream import Outcomes, outcome_of, recover
+from .tasks import Solution, Task
 from .transport.api import Answer, Api, plain
-from .transport.channels import HTTPClient, TransportName, injected, is_loopback, own
+from .transport.exchange import Sender
+from .transport.network import is_loopback
+from .transport.senders import HTTPClient, TransportName, check_settings, injected, open_sender
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
 
 S = TypeVar("S", bound=Solution)
+T = TypeVar("T")
+
+logger = logging.getLogger("ucaptcha_async")
 
 BASE_URL = "https://api.ucaptcha.net"
 """Source: docs/api/overview."""
@@ -43,16 +54,32 @@ MAX_CONNECTIONS = 256
 MAX_IN_FLIGHT = 5_000
 
 
-class _Unset:
+class ClientDefault(Enum):
+    """The type of `DEFAULT`, which stands for "as the client is set" where `None` means something else."""
+
+    DEFAULT = "client default"
+
     def __repr__(self) -> str:
-        return "<the client's own>"
+        return "<as the client is set>"
 
 
-UNSET = _Unset()
-"""Stands for "as the client is set", where `None` means something else."""
+DEFAULT = ClientDefault.DEFAULT
+"""As the client is set."""
 
 
-@checked
+@attrs.frozen(kw_only=True)
+class Drained:
+    """What `AsyncClient.drain` leaves.
+
+    Attributes:
+        outcomes: How the calls ended that were under way when it began.
+        task_ids: The ids of paid tasks that did not end in time. They are in `client.abandoned` and the journal, too.
+    """
+
+    outcomes: tuple[Outcome[Any], ...]
+    task_ids: tuple[str, ...]
+
+
 class AsyncClient:
     """A client of the uCaptcha API, for asyncio and trio, used inside `async with`.
 
@@ -67,8 +94,8 @@ class AsyncClient:
         api_key: The API key (`"ucap_…"`). Default: the environment variable `UCAPTCHA_API_KEY`.
         base_url: Where the service is. Default: `UCAPTCHA_BASE_URL`, or `https://api.ucaptcha.net`. Plain `http` is
             accepted for this machine only.
-        timeout: Seconds for one solve, queueing and submit included (`float` or `timedelta`). The service advises
-            about 5 min.
+        timeout: Seconds for one solve, queueing and submit included (`float` or `timedelta`); `None` for no limit. The
+            service advises about 5 min.
         http_client: An `httpx.AsyncClient` or `httpx2.AsyncClient` of your own, used as it is and not closed.
         transport: `"httpx"` (default) or `"httpx2"`: which of the twins carries the client's own connections. `"fast"`:
             polls go through aiohttp, submits past httpx's client, at less CPU each (asyncio only; extra `fast`).
@@ -91,6 +118,8 @@ class AsyncClient:
         journal: Keeps paid tasks across a crash, for example `SQLiteJournal(path)`.
         budget: What may be spent.
         callbacks: A receiver to which the service pushes results.
+        allow_insecure: Let plain `http` reach a host of your own, as in a private network; never the service itself.
+            Default: as `UCAPTCHA_ALLOW_INSECURE=1` says.
         breaker_reset: Seconds after which a refused account is probed again (`getBalance`). Default: only
             `reset_breaker()` lets submits pass again.
         on_event: Called with every event; see `ucaptcha_async.events`.
@@ -118,7 +147,7 @@ class AsyncClient:
         api_key: str | None = None,
         *,
         base_url: str | None = None,
-        timeout: Seconds = 300.0,
+        timeout: Seconds | None = 300.0,
         http_client: HTTPClient | None = None,
         transport: TransportName = "httpx",
         proxy: str | None = None,
@@ -126,7 +155,7 @@ class AsyncClient:
         max_connections: int = MAX_CONNECTIONS,
         request_timeout: Seconds = 30.0,
         rate_limit: Limiter | None = None,
-        max_in_flight: int | None = MAX_IN_FLIGHT,
+        max_in_flight: int | InFlightBound | None = MAX_IN_FLIGHT,
         polling: Polling | None = None,
         selection_mode: SelectionMode | str | None = None,
         provider: str | None = None,
@@ -134,14 +163,20 @@ class AsyncClient:
         retry_selection_mode: SelectionMode | str | None = None,
         on_uncertain: OnUncertain = "raise",
         cancel_grace: Seconds = 5.0,
-        journal: Journal | None = None,
-        budget: Budget | None = None,
+        journal: Journal | str | os.PathLike[str] | None = None,
+        budget: Budget | SharedBudget | Money | None = None,
         callbacks: CallbackReceiver | None = None,
         breaker_reset: Seconds | None = None,
+        allow_insecure: bool = False,
         on_event: Hook | None = None,
     ) -> None:
+        self._state, self._host = _State(), ""
+        # First of all: nothing that fails below may show them.
+        api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        proxy = SecretStr(proxy) if isinstance(proxy, str) else proxy
+        base_url = SecretStr(base_url) if isinstance(base_url, str) else base_url
         key = _api_key(api_key)
-        url = _base_url(base_url)
+        url = _base_url(base_url, _insecure(allow_insecure))
         self._options = _options(
             Options(timeout=0, selection_mode=None, provider=None, attempts=1, retry_selection_mode=None),
             timeout=timeout,
@@ -154,43 +189,44 @@ class AsyncClient:
         _one_of("on_uncertain", on_uncertain, ("raise", "resubmit"))
         whole("max_connections", max_connections)
         _verifies(ssl_context)
-        if proxy is not None:
-            split_url("proxy", proxy, ConfigurationError, ("http", "https", "socks5", "socks5h"))
         per_request = seconds("request_timeout", request_timeout, minimum=0.001)
-        self._open_http = (
-            functools.partial(
-                own,
+        if http_client is None:
+            check_settings(url, proxy)
+            self._open_sender = functools.partial(
+                open_sender,
                 url,
-                per_request,
                 transport=transport,
                 max_connections=max_connections,
                 ssl_context=ssl_context,
-                proxy=None if proxy is None else SecretStr(proxy),
+                proxy=proxy,
+                connect_timeout=per_request,
             )
-            if http_client is None
-            else functools.partial(injected, http_client, url, per_request)
-        )
-        polling = polling or Polling()
-        host = urlsplit(url).netloc
-        self._state = _State()
-        self._engine = Engine(
-            api=Api(rate_limit or RateLimiter(), key),
-            account=fingerprint(key, host),
+        else:
+            self._open_sender = functools.partial(_through, _http_client(http_client), url)
+        polling = Polling() if polling is None else _is_a("polling", polling, Polling)
+        host = self._host = urlsplit(url).netloc
+        breaker = Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset))
+        self._budget, account = _budget(budget), fingerprint(key, host)
+        self._session = Session(
+            api=Api(_limiter(rate_limit), per_request, key),
+            account=account,
             host=host,
             polling=polling,
             times=SolveTimes(polling.memory),
-            in_flight=InFlight(max_in_flight),
-            breaker=Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset)),
-            journal=journal,
-            budget=budget,
-            callbacks=callbacks,
+            in_flight=_in_flight(max_in_flight),
+            breaker=breaker,
+            journal=_journal(journal),
+            budget=None,
+            callbacks=_callbacks(callbacks),
             on_uncertain=on_uncertain,
             cancel_grace=seconds("cancel_grace", cancel_grace),
-            on_event=on_event,
+            type_names=type_search.shared(host, account),
+            on_event=_callable("on_event", on_event),
         )
+        breaker.held = self._session.held
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self._engine.host} {self._state.word}>"
+        return f"<AsyncClient {self._host} {self._state.word}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("an AsyncClient belongs to one event loop and holds an API key: it cannot be pickled")
@@ -198,34 +234,79 @@ class AsyncClient:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._state.enter()
-        if self._engine.journal is not None:
-            await self._engine.journal.open()
-        self._engine.api.http = self._open_http()
-        return self
+        return await self.open()
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    async def open(self) -> Self:
+        """Enter without `async with`; `aclose` is the end. Returns the client itself.
+
+        Raises:
+            ClientStateError: It was entered before.
+            ConfigurationError: A setting, or one of the environment, cannot work.
+            JournalError: The journal cannot be used.
+        """
+        self._state.enter()
+        session = self._session
+        try:
+            session.loop = loop = current()
+            session.api.clock, session.breaker.loop = loop.time, loop
+            session.budget = LocalBudget(self._budget, loop.time) if isinstance(self._budget, Budget) else self._budget
+            session.api.sender = self._open_sender(clock=loop.time, on_extra_bytes=session.distrusted)
+            if session.journal is not None:
+                await session.journal.open()
+        except BaseException:
+            self._state.word = "not entered"
+            raise
+        return self
+
     async def aclose(self) -> None:
-        """Close the connections and the journal. Solves that still run fail; leave them first."""
+        """Close the client. Submits that are under way are still answered (`cancel_grace` seconds at the most), waits
+        end at once with `ClientStateError`, and each writes its last line into the journal; then connections and
+        journal are closed. The ids of paid tasks are in `abandoned`.
+        """
         if not self._state.leave():
             return
+        session = self._session
         try:
-            if self._engine.api.http is not None:
-                await self._engine.api.http.aclose()
+            await session.end()
         finally:
-            if self._engine.journal is not None:
-                await self._engine.journal.aclose()
+            with anyio.CancelScope(shield=True):
+                try:
+                    await session.api.sender.aclose()
+                finally:
+                    if session.journal is not None:
+                        await session.journal.aclose()
+
+    async def drain(self, timeout: Seconds | None = None) -> Drained:
+        """Stop cleanly: submit nothing any more, and wait for what is paid.
+
+        Calls that did not submit yet end with `ClientStateError`, and so does every later one. Those that wait for a
+        task go on; what has not ended after `timeout` ends with `ClientStateError`, too.
+
+        Args:
+            timeout: Seconds (`float` or `timedelta`); `None` for no limit but the calls' own.
+
+        Returns:
+            How the calls ended, and the ids of paid tasks that are left.
+        """
+        session = self._ready()
+        allowed = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        before = len(session.abandoned)
+        ended = await session.drain(allowed)
+        outcomes = tuple(outcome_of(job, result, index) for index, (job, result) in enumerate(ended))
+        left = dict.fromkeys([*list(session.abandoned)[before:], *session.open])
+        return Drained(outcomes=outcomes, task_ids=tuple(left))
 
     def with_options(
         self,
         *,
-        timeout: Seconds | None = None,
-        selection_mode: SelectionMode | str | _Unset | None = UNSET,
-        provider: str | _Unset | None = UNSET,
-        attempts: int | None = None,
-        retry_selection_mode: SelectionMode | str | _Unset | None = UNSET,
+        timeout: Seconds | ClientDefault | None = DEFAULT,
+        selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
+        provider: str | ClientDefault | None = DEFAULT,
+        attempts: int | ClientDefault = DEFAULT,
+        retry_selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
     ) -> AsyncClient:
         """A view of this client with other defaults. It shares limits, connections, budget, journal and life."""
         view = object.__new__(AsyncClient)
@@ -246,10 +327,10 @@ class AsyncClient:
         self,
         task: Task[S],
         *,
-        timeout: Seconds | None = None,
-        selection_mode: SelectionMode | str | _Unset | None = UNSET,
-        provider: str | _Unset | None = UNSET,
-        attempts: int | None = None,
+        timeout: Seconds | ClientDefault | None = DEFAULT,
+        selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
+        provider: str | ClientDefault | None = DEFAULT,
+        attempts: int | ClientDefault = DEFAULT,
         key: str | None = None,
     ) -> S:
         """Submit a task, wait for it, and return its solution.
@@ -272,28 +353,27 @@ class AsyncClient:
             InvalidTaskError: The service refuses the task.
             UCaptchaError: Any other cause; see the list of errors.
         """
-        options = self._with(timeout, selection_mode, provider, attempts)
-        engine, walk = self._ready(), _walk(task, key)
-        call = functools.partial(solve, engine, task, options, walk)
-        return await within(engine, walk, options.timeout, call)
+        job = self._job(task, key, self._with(timeout, selection_mode, provider, attempts))
+        way = job.solve() if key is None else job.alone(job.solve())
+        return await job.run(way, job.options.timeout)
 
     async def submit(
         self,
         task: Task[S],
         *,
-        timeout: Seconds | None = None,
-        selection_mode: SelectionMode | str | _Unset | None = UNSET,
-        provider: str | _Unset | None = UNSET,
+        timeout: Seconds | ClientDefault | None = DEFAULT,
+        selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
+        provider: str | ClientDefault | None = DEFAULT,
         key: str | None = None,
     ) -> Job[S]:
         """Submit a task, and return it as soon as the service has accepted it.
 
         The job holds its place in flight until it is waited for, or forgotten. Arguments and errors as for `solve`.
         """
-        options = self._with(timeout, selection_mode, provider, None)
-        engine, walk = self._ready(), _walk(task, key)
-        call = functools.partial(submit, engine, task, options, walk)
-        return await within(engine, walk, options.timeout, call)
+        job = self._job(task, key, self._with(timeout, selection_mode, provider, DEFAULT))
+        job.handed_out = True
+        await job.run(job.submit(), job.options.timeout)
+        return job
 
     @overload
     def job(self, task_id: str) -> Job[Solution]: ...
@@ -310,18 +390,18 @@ class AsyncClient:
         """
         if not isinstance(task_id, str) or not task_id:
             raise wrong("task_id", task_id, "the id of a task (non-empty str)")
-        engine = self._ready()
-        walk = Walk(kind.__name__, phase="wait", task_id=task_id)
-        return Job(engine, walk, kind, getattr(kind, "usual_lifetime", None), self._options.timeout)
+        session, task = self._ready(), kind.known_by_id()
+        secrets = session.secrets_of(task_id)
+        return Job(session, task, self._options, None, task_id, State.WAITING, respell=True, secrets=secrets)
 
     def solve_many(
         self,
         tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
         *,
-        timeout: Seconds | None = None,
-        selection_mode: SelectionMode | str | _Unset | None = UNSET,
-        provider: str | _Unset | None = UNSET,
-        attempts: int | None = None,
+        timeout: Seconds | ClientDefault | None = DEFAULT,
+        selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
+        provider: str | ClientDefault | None = DEFAULT,
+        attempts: int | ClientDefault = DEFAULT,
         key: Callable[[Task[S]], str | None] | None = None,
         max_pending: int | None = None,
     ) -> Outcomes[Task[S], S]:
@@ -357,29 +437,25 @@ class AsyncClient:
             ```
         """
         options = self._with(timeout, selection_mode, provider, attempts)
-        engine = self._ready()
+        session = self._ready()
 
-        def one(task: Task[S], walk: Walk) -> Awaitable[S]:
-            call: Callable[[], Awaitable[S]]
-            if engine.budget is None:
-                call = functools.partial(solve, engine, task, options, walk)
-            else:
-                call = functools.partial(_through_budget, engine, engine.budget, task, options, walk)
-            return within(engine, walk, options.timeout, call)
+        def job(task: Task[S]) -> Job[S]:
+            return self._job(task, None if key is None else key(task), options)
 
-        def walk(task: Task[S]) -> Walk:
-            return _walk(task, None if key is None else key(task))
+        def solve(job: Job[S]) -> Awaitable[S]:
+            way = job.solve() if session.budget is None else _through_budget(session.budget, job)
+            return job.run(way if job.key is None else job.alone(way), options.timeout)
 
-        return Outcomes(tasks, one, walk, lambda task: task, self._width(max_pending), engine.unread)
+        return Outcomes(_several(tasks), job, solve, self._width(max_pending), session.unread)
 
     async def gather(
         self,
         tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
         *,
-        timeout: Seconds | None = None,
-        selection_mode: SelectionMode | str | _Unset | None = UNSET,
-        provider: str | _Unset | None = UNSET,
-        attempts: int | None = None,
+        timeout: Seconds | ClientDefault | None = DEFAULT,
+        selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
+        provider: str | ClientDefault | None = DEFAULT,
+        attempts: int | ClientDefault = DEFAULT,
         key: Callable[[Task[S]], str | None] | None = None,
         max_pending: int | None = None,
     ) -> list[Outcome[S]]:
@@ -401,7 +477,75 @@ class AsyncClient:
         )
         return await outcomes.in_order()
 
-    def recover(self, *, timeout: Seconds | None = None, max_pending: int | None = None) -> Outcomes[Entry, Solution]:
+    def prefetch(
+        self,
+        task: Task[S],
+        *,
+        ready: int = 10,
+        service_level: float = 0.95,
+        min_remaining: Seconds | None = None,
+        lifetime: Seconds | None = None,
+        max_under_way: int | None = None,
+        idle_after: Seconds | None = None,
+        timeout: Seconds | ClientDefault | None = DEFAULT,
+        selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
+        provider: str | ClientDefault | None = DEFAULT,
+        attempts: int | ClientDefault = DEFAULT,
+    ) -> Prefetch[S]:
+        """Keep tokens ready before they are needed, inside one `async with` block.
+
+        The stock follows demand: how many are in stock and under way together follows from the rate of `get` calls and
+        from how long solves take. Without demand nothing is renewed. All solves stay within the limits and the budget
+        of this client.
+
+        Args:
+            task: What to solve, again and again.
+            ready: The most tokens in stock, on average. So many are begun on entry, once.
+            service_level: The share of `get` calls to serve at once.
+            min_remaining: Seconds that a token must still be good for when it is handed out. Default: a third of the
+                lifetime.
+            lifetime: Seconds that a token is accepted. Default: the task's own; required where nobody knows.
+            max_under_way: The most solves under way. Default: none but this client's own bounds.
+            idle_after: Seconds without a `get` after which nothing is renewed until the next. Default: one lifetime.
+            timeout: Seconds for one solve, and the default for one `get`.
+            selection_mode: As for `solve`.
+            provider: As for `solve`.
+            attempts: As for `solve`.
+
+        Raises:
+            InvalidTaskError: The task shows a picture, which nobody knows beforehand.
+            ConfigurationError: A setting is out of its range.
+        """
+        options = self._with(timeout, selection_mode, provider, attempts)
+        session = self._ready()
+        settings = PrefetchSettings.check(
+            task,
+            ready=ready,
+            service_level=service_level,
+            min_remaining=min_remaining,
+            lifetime=lifetime,
+            max_under_way=max_under_way,
+            idle_after=idle_after,
+            timeout=options.timeout,
+        )
+        return Prefetch(
+            task.kind,
+            settings,
+            solve=functools.partial(
+                self.solve,
+                task,
+                timeout=timeout,
+                selection_mode=selection_mode,
+                provider=provider,
+                attempts=attempts,
+            ),
+            solve_time=lambda: self.statistics().solve_times.get(task.kind, {}).get(0.5),
+            on_event=session.on_event,
+        )
+
+    def recover(
+        self, *, timeout: Seconds | ClientDefault | None = DEFAULT, max_pending: int | None = None
+    ) -> Outcomes[Entry, Solution]:
         """Take up what an earlier process left in the journal: wait for accepted tasks, report the uncertain ones.
 
         An outcome's `task` has the type and no fields: the journal does not keep them. The error of an uncertain one is
@@ -427,16 +571,15 @@ class AsyncClient:
             asyncio.run(main())
             ```
         """
-        from .solving.recovery import recover
-
-        return recover(self._ready(), self._with(timeout, UNSET, UNSET, None), self._width(max_pending))
+        return recover(self._ready(), self._with(timeout, DEFAULT, DEFAULT, DEFAULT), self._width(max_pending))
 
     # --- the other endpoints ------------------------------------------------------------------------------------------
 
     async def get_task_result(self, task_id: str) -> TaskResult:
         """Ask once for the state of a task. Source: docs/api/ucaptcha/get-task-result."""
-        answer = await self._ready().api.get_task_result(task_id)
-        return _task_result(answer, task_id)
+        session = self._ready()
+        question = session.api.get_task_result(task_id, session.secrets_of(task_id))
+        return _task_result(await session.api.ask(question), task_id)
 
     async def get_balance(self) -> Decimal:
         """The balance in USD. Source: docs/api/ucaptcha/get-balance."""
@@ -456,43 +599,55 @@ class AsyncClient:
         """
         if not isinstance(message, str) or not message:
             raise wrong("message", message, "a non-empty str: the service requires one")
-        return await feedback(self._ready(), task_id, accepted, message, code)
+        session = self._ready()
+        return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
 
     # --- what has happened --------------------------------------------------------------------------------------------
 
     def statistics(self) -> ClientStatistics:
         """What this client and its views have done so far."""
-        return gather_statistics(self._ready())
+        self._state.check_entered()
+        return gather_statistics(self._session)
 
     @property
     def spent(self) -> Mapping[str, Decimal]:
         """USD by task type: the cost of all solved tasks, as far as the service told it. Failed ones are refunded."""
-        return dict(self._engine.tally.spent)
+        return dict(self._session.tally.spent)
 
     @property
     def abandoned(self) -> tuple[str, ...]:
         """The ids of paid tasks that were cancelled, or whose outcomes were not read: take them up with `job`."""
-        return tuple(self._engine.abandoned)
+        self._session.sweep()
+        return tuple(self._session.abandoned)
 
     def reset_breaker(self) -> None:
         """Let submits pass again after the account was refused."""
-        self._engine.breaker.reset()
+        self._session.breaker.reset()
 
     # --- details ------------------------------------------------------------------------------------------------------
 
-    def _ready(self) -> Engine:
+    def _ready(self) -> Session:
         self._state.check()
-        return self._engine
+        self._session.check_open()
+        return self._session
 
-    def _with(self, timeout: Seconds | None, selection_mode: Any, provider: Any, attempts: int | None) -> Options:
-        if timeout is None and selection_mode is UNSET and provider is UNSET and attempts is None:
+    def _job(self, task: Task[S], key: str | None, options: Options) -> Job[S]:
+        session = self._ready()
+        if not isinstance(task, Task):
+            raise wrong("task", task, "a Task, for example RecaptchaV2(…) or Task('AnyType', …)")
+        if key is not None and (not isinstance(key, str) or not key):
+            raise wrong("key", key, "a non-empty str, or None")
+        return Job(session, task, options, key)
+
+    def _with(self, timeout: Any, selection_mode: Any, provider: Any, attempts: Any) -> Options:
+        if timeout is DEFAULT and selection_mode is DEFAULT and provider is DEFAULT and attempts is DEFAULT:
             return self._options
         return _options(
             self._options, timeout=timeout, selection_mode=selection_mode, provider=provider, attempts=attempts
         )
 
     def _width(self, max_pending: int | None) -> int:
-        limit = self._engine.in_flight.limit
+        limit = self._session.in_flight.limit
         return whole("max_pending", max_pending) if max_pending is not None else limit or MAX_IN_FLIGHT
 
 
@@ -512,28 +667,30 @@ class _State:
         return was_open
 
     def check(self) -> None:
+        self.check_entered()
         if self.word != "open":
-            advice = "use it inside 'async with'" if self.word == "not entered" else "make a new one"
-            raise ClientStateError(f"the client is {self.word}: {advice}")
+            raise ClientStateError("the client is closed: make a new one")
+
+    def check_entered(self) -> None:
+        if self.word == "not entered":
+            raise ClientStateError("the client is not entered: use it inside 'async with', or await its open() first")
 
 
-async def _through_budget(engine: Engine, budget: Budget, task: Task[S], options: Options, walk: Walk) -> S:
+async def _through_budget(budget: SharedBudget, job: Job[S]) -> S:
     """Solve; wait for room in the budget while running solves may still give some back."""
     while True:
         try:
-            return await solve(engine, task, options, walk)
+            return await job.solve()
         except BudgetExceededError:
             if not await budget.room():
                 raise
-            walk.attempts.pop()  # that one was never made
 
 
-def _walk(task: object, key: str | None) -> Walk:
-    if not isinstance(task, Task):
-        raise wrong("task", task, "a Task, for example RecaptchaV2(…) or Task('AnyType', …)")
-    if key is not None and (not isinstance(key, str) or not key):
-        raise wrong("key", key, "a non-empty str, or None")
-    return Walk(task.type, key)
+def _several(tasks: Any) -> Any:
+    """Catch the list that was forgotten."""
+    if isinstance(tasks, Task) or not isinstance(tasks, Iterable | AsyncIterable) or isinstance(tasks, str | bytes):
+        raise TypeError(f"tasks must be an iterable of tasks, for example a list; got {type(tasks).__name__}")
+    return tasks
 
 
 def _task_result(answer: Answer, task_id: str) -> TaskResult:
@@ -558,23 +715,109 @@ def _task_result(answer: Answer, task_id: str) -> TaskResult:
 
 
 def _api_key(given: str | None) -> SecretStr:
-    key = os.environ.get("UCAPTCHA_API_KEY") if given is None else given
-    if key is None:
+    if given is None and "UCAPTCHA_API_KEY" not in os.environ:
         raise ConfigurationError("no API key: pass api_key or set UCAPTCHA_API_KEY", field="api_key")
-    if not isinstance(key, str) or not key.strip() or not key.isprintable():
-        raise wrong("api_key", key, "a non-empty str of printable characters", ConfigurationError)
-    return SecretStr(key.strip())
+    given = SecretStr(os.environ["UCAPTCHA_API_KEY"]) if given is None else given
+    key = SecretStr(given.removeprefix("\ufeff").strip()) if isinstance(given, str) else None
+    if not key or not key.isprintable():
+        raise wrong("api_key", given, "a non-empty str of printable characters", ConfigurationError)
+    return key
 
 
-def _base_url(given: str | None) -> str:
-    url = given or os.environ.get("UCAPTCHA_BASE_URL") or BASE_URL
+def _base_url(given: str | None, insecure: bool) -> str:
+    url = given or SecretStr(os.environ.get("UCAPTCHA_BASE_URL") or BASE_URL)
     parts = split_url("base_url", url, ConfigurationError)
-    if parts.username is not None or parts.query or parts.fragment:
+    scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
+    more = parts.username is not None or bool(parts.query or parts.fragment)
+    del parts  # it may hold a password
+    if more:
         raise wrong("base_url", url, "without credentials, query and fragment", ConfigurationError)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        allowed = "https:// (plain http:// would show the API key to the network, and is for this machine only)"
-        raise wrong("base_url", url, allowed, ConfigurationError)
-    return url.rstrip("/")
+    if scheme == "http" and not is_loopback(host):
+        if not insecure or host == "ucaptcha.net" or host.endswith(".ucaptcha.net"):
+            allowed = "https:// (plain http:// would show the API key to the network, and is for this machine only)"
+            raise wrong("base_url", url, allowed, ConfigurationError)
+        _warn_insecure(host)
+    return str(url).rstrip("/")
+
+
+@functools.cache  # once for each host
+def _warn_insecure(host: str) -> None:
+    logger.warning("requests to %s go over plain http: the API key can be read on the way", host)
+
+
+def _insecure(given: bool) -> bool:
+    if not isinstance(given, bool):
+        raise wrong("allow_insecure", given, "True or False", ConfigurationError)
+    word = os.environ.get("UCAPTCHA_ALLOW_INSECURE", "")
+    if word not in ("", "0", "1"):
+        raise ConfigurationError("UCAPTCHA_ALLOW_INSECURE must be 1, 0 or empty", field="allow_insecure")
+    return given or word == "1"
+
+
+def _is_a(field: str, value: T, cls: type[T]) -> T:
+    if not isinstance(value, cls):
+        article = "an" if cls.__name__[0] in "AEIOU" else "a"
+        raise wrong(field, value, f"{article} {cls.__name__}, or None", ConfigurationError)
+    return value
+
+
+def _limiter(value: Limiter | None) -> Limiter:
+    if value is None:
+        return RateLimiter()
+    if not all(callable(getattr(value, name, None)) for name in ("acquire", "observe", "lost", "statistics")):
+        allowed = "a RateLimiter, for example RateLimiter(100, window=10), or an object with its methods"
+        raise wrong("rate_limit", value, allowed, ConfigurationError)
+    return value
+
+
+def _in_flight(value: int | InFlightBound | None) -> InFlightBound:
+    if value is None:
+        return InFlight(None)
+    return value if isinstance(value, InFlightBound) else InFlight(whole("max_in_flight", value))
+
+
+def _journal(value: Journal | str | os.PathLike[str] | None) -> Journal | None:
+    if isinstance(value, str | os.PathLike):
+        return SQLiteJournal(value)
+    if value is not None and not isinstance(value, Journal):
+        raise wrong("journal", value, "a journal, for example SQLiteJournal(path), or a path", ConfigurationError)
+    return value
+
+
+def _budget(value: Budget | SharedBudget | Money | None) -> Budget | SharedBudget | None:
+    if value is None or isinstance(value, Budget):
+        return value
+    if isinstance(value, str | int | float | Decimal):
+        return Budget(value)  # it refuses a float, and says why
+    if not isinstance(value, SharedBudget):
+        raise wrong("budget", value, "a Budget, or an amount of USD as Decimal, int or str", ConfigurationError)
+    return value
+
+
+def _callbacks(value: CallbackReceiver | None) -> CallbackReceiver | None:
+    if value is None:
+        return None
+    from .callbacks import CallbackReceiver
+
+    return _is_a("callbacks", value, CallbackReceiver)
+
+
+def _callable(field: str, value: Hook | None) -> Hook | None:
+    if value is not None and not callable(value):
+        raise wrong(field, value, "a function that takes an event, or None", ConfigurationError)
+    return value
+
+
+def _http_client(value: HTTPClient) -> HTTPClient:
+    send = getattr(value, "send", None)
+    if not callable(getattr(value, "build_request", None)) or not inspect.iscoroutinefunction(send):
+        allowed = "an httpx.AsyncClient or httpx2.AsyncClient (not a synchronous one)"
+        raise wrong("http_client", value, allowed, ConfigurationError)
+    return value
+
+
+def _through(client: HTTPClient, url: str, **_: Any) -> Sender:
+    return injected(client, url)
 
 
 def _verifies(context: ssl.SSLContext | None) -> None:
@@ -591,12 +834,10 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _options(base: Options, **changes: Any) -> Options:
-    given = {name: value for name, value in changes.items() if value is not UNSET}
-    for name in ("timeout", "attempts"):
-        if given.get(name, 0) is None:
-            del given[name]
+    given = {name: value for name, value in changes.items() if value is not DEFAULT}
     if "timeout" in given:
-        given["timeout"] = seconds("timeout", given["timeout"], minimum=0.0, allow_inf=True)
+        timeout = given["timeout"]
+        given["timeout"] = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)
     if "attempts" in given:
         whole("attempts", given["attempts"])
     for name in ("selection_mode", "retry_selection_mode"):

@@ -28,10 +28,10 @@ Every exception of the library derives from [`UCaptchaError`][ucaptcha_async.UCa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from typing import Any
 
-if TYPE_CHECKING:
-    from .results import Attempt
+import attrs
 
 
 class UCaptchaError(Exception):
@@ -78,8 +78,9 @@ class UCaptchaError(Exception):
         notes = [self.error_code] if self.error_code and self.error_code not in self.message else []
         if self.task_id is not None:
             notes.append(f"task {self.task_id}")
-        notes.append({True: "charged", False: "not charged", None: "charged: unknown"}[self.charged])
-        return f"{self.message} ({', '.join(notes)})"
+        if self.charged is not False or self.task_id is not None:  # else nothing can have been paid for
+            notes.append({True: "charged", False: "not charged", None: "charged: unknown"}[self.charged])
+        return f"{self.message} ({', '.join(notes)})" if notes else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The state goes apart from the constructor's arguments, for `attempts` may lead back to the error itself.
@@ -87,6 +88,25 @@ class UCaptchaError(Exception):
 
     def _state(self) -> dict[str, Any]:
         return self.__dict__
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One `createTask` of a solve, and how it went.
+
+    Attributes:
+        task_id: The id that the service gave, if it accepted the task.
+        error: Why this attempt failed; `None` if it brought the solution.
+        cost: What it cost, USD; `None` if unknown. A failed task is refunded.
+        selection_mode: The routing that was asked for, if any.
+        uncertain: Whether the fate of the submit is unknown: it may have been charged.
+    """
+
+    task_id: str | None = None
+    error: UCaptchaError | None = attrs.field(default=None, hash=False)
+    cost: Decimal | None = None
+    selection_mode: str | None = None
+    uncertain: bool = False
 
 
 class ConfigurationError(UCaptchaError, ValueError):
@@ -158,7 +178,7 @@ class ServiceError(UCaptchaError):
 class TaskNotFoundError(UCaptchaError):
     """The task id is unknown or has expired (`ERROR_WRONG_CAPTCHA_ID`). Source: docs/api/error-codes (HTTP 404)."""
 
-    charged = None
+    charged: bool | None = None
 
 
 class UnsolvableError(UCaptchaError):
@@ -181,7 +201,7 @@ class SolveTimeoutError(UCaptchaError, TimeoutError):
 class SubmitUncertainError(UCaptchaError):
     """`createTask` was sent and no readable answer came: the task may exist and may have been charged."""
 
-    charged = None
+    charged: bool | None = None
 
 
 class APIConnectionError(UCaptchaError):
@@ -202,7 +222,7 @@ class SolutionError(ProtocolError):
         cost: What the task cost (`Decimal`, USD), if the service said.
     """
 
-    charged = True
+    charged: bool | None = True
     raw: Any = None
     cost: Any = None
 

@@ -21,13 +21,14 @@ class Event:
 
     Attributes:
         at: When it happened, in seconds of the event loop's clock.
-        task_type: The type of the task, as sent to the service.
+        task_type: The kind of task (`"Turnstile"`), or its type where the kind is not known; empty where the event
+            concerns the client as a whole.
         task_id: The id of the task, once the service has given one.
         key: Your name for the piece of work, if you gave one.
     """
 
     at: float
-    task_type: str
+    task_type: str = ""
     task_id: str | None = None
     key: str | None = None
 
@@ -41,6 +42,23 @@ class Submitted(Event):
     """
 
     attempt: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class TypeNameChosen(Event):
+    """The service takes a kind of task under another name than the first, or under one that is only inferred.
+
+    All further tasks of the kind are sent under it. Refusals of a type cost nothing.
+
+    Attributes:
+        name: The type that the service took.
+        refused: The types that it did not know, in the order in which this solve tried them.
+        inferred: Whether no page says that the name, or the spelling of its fields, means this kind.
+    """
+
+    name: str
+    refused: tuple[str, ...] = ()
+    inferred: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -139,6 +157,101 @@ class JournalFailed(Event):
     """
 
     error: UCaptchaError
+
+
+@attrs.frozen(kw_only=True)
+class PollRefused(Event):
+    """The service refused a poll with an account error or an unknown code. The wait goes on; told once for each code.
+
+    Attributes:
+        error: What the service said.
+    """
+
+    error: UCaptchaError
+
+
+@attrs.frozen(kw_only=True)
+class ServiceUnreachable(Event):
+    """Requests fail on the way: told at the first of them, once for the client.
+
+    Attributes:
+        reason: What happened.
+    """
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class ServiceReached(Event):
+    """A request was answered again.
+
+    Attributes:
+        seconds: How long none was.
+    """
+
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class SubmitsHeld(Event):
+    """Answers to `createTask` are not the service's own: one submit at a time goes out, and the others wait."""
+
+
+@attrs.frozen(kw_only=True)
+class SubmitsResumed(Event):
+    """The service answers in its own protocol again: submits go out as usual."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionsDistrusted(Event):
+    """The service sent bytes that nobody asked for: for a while each connection carries one request."""
+
+
+class TokenReady(Event):
+    """A prefetched token is in stock.
+
+    Attributes:
+        lead_time: Seconds from the begin of its solve to the stock.
+    """
+
+    lead_time: float
+
+
+@attrs.frozen(kw_only=True)
+class TokenTaken(Event):
+    """A prefetched token was handed out.
+
+    Attributes:
+        waited: Seconds that the `get` waited for it.
+        remaining: Seconds that it is still good for.
+    """
+
+    waited: float
+    remaining: float
+
+
+@attrs.frozen(kw_only=True)
+class TokenExpired(Event):
+    """A prefetched token got too old before anybody asked for it.
+
+    Attributes:
+        cost: What it cost, USD, if the service said.
+    """
+
+    cost: Decimal | None
+
+
+@attrs.frozen(kw_only=True)
+class TokenDelayed(Event):
+    """A solve of a prefetch brought no token, and is tried again after a pause.
+
+    Attributes:
+        reason: The name of the error class.
+        delay: Seconds until the next attempt, or less if another solve succeeds before.
+    """
+
+    reason: str
+    delay: float
 
 
 Hook = Callable[[Event], object]

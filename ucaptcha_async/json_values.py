@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
-from ucaptcha_async.checks import suggests, wrong
-from ucaptcha_async.errors import UCaptchaError
+from ucaptcha_async.checks import describe, suggests
+from ucaptcha_async.errors import InvalidTaskError, UCaptchaError
+from ucaptcha_async.secrecy import SecretMapping, hidden
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """A value that JSON can hold."""
@@ -32,33 +33,6 @@ class Nested(Protocol):
     def encode_nested(self) -> JSON:
         """How it is written there."""
         ...
-
-
-class SecretMapping(dict[str, Any]):
-    """A mapping whose values may be secrets: it shows its keys, and cannot be pickled."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} hidden: {', '.join(map(str, self))}>" if self else "<empty>"
-
-    def __rich_repr__(self) -> Iterator[str]:
-        # Without this, rich would show a dict's values whatever its `repr` says.
-        yield repr(self)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("this mapping may hold secrets and is not pickled; store the values you need with dict(…)")
-
-    def __copy__(self) -> SecretMapping:
-        return SecretMapping(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SecretMapping:
-        return SecretMapping(self)
-
-
-def hidden(raw: Mapping[str, JSON]) -> Mapping[str, JSON]:
-    """The same mapping, with its values out of sight."""
-    return raw if isinstance(raw, SecretMapping) else SecretMapping(raw)
 
 
 def discreet(function: F) -> F:
@@ -94,8 +68,29 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-def to_json(field: str, value: object, depth: int = 0) -> JSON:
+class _NoJSONError(Exception):
+    """Where in a value something is that JSON cannot hold, what is allowed there, and what it is."""
+
+
+def to_json(field: str, value: object) -> JSON:
     """Copy a value as plain JSON, or raise `InvalidTaskError` that names the field and the place in it."""
+    fields = SecretMapping({field: value})
+    del value  # may hold a secret, and the error leaves through here
+    return copied(fields)[field]
+
+
+def copied(fields: Mapping[str, object]) -> dict[str, JSON]:
+    """Copy fields as plain JSON, or raise `InvalidTaskError` that names the first wrong one and the place in it."""
+    fields = hidden(fields)
+    try:
+        return {name: _copy(name, value) for name, value in fields.items()}
+    except _NoJSONError as problem:
+        place, allowed, got = problem.args
+    # Out of the `except` block: the frames behind the first error show plain values.
+    raise InvalidTaskError(f"{place} must be {allowed}; got {got}", field=place)
+
+
+def _copy(place: str, value: object, depth: int = 0) -> JSON:
     if isinstance(value, Enum):
         value = value.value
     if value is None or (isinstance(value, int) and value.bit_length() <= _MOST_BITS):
@@ -105,17 +100,17 @@ def to_json(field: str, value: object, depth: int = 0) -> JSON:
     if isinstance(value, str) and _is_unicode(value):
         return str(value)
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return {_key(field, key): to_json(f"{field}.{key}", item, depth + 1) for key, item in value.items()}
+        return {_key(place, key): _copy(f"{place}.{key}", item, depth + 1) for key, item in value.items()}
     if depth < _DEEPEST and isinstance(value, list | tuple):
-        return [to_json(f"{field}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+        return [_copy(f"{place}[{index}]", item, depth + 1) for index, item in enumerate(value)]
     if isinstance(value, Nested):
-        return to_json(field, value.encode_nested(), depth + 1)
-    raise wrong(field, value, _JSON_ALLOWED)
+        return _copy(place, value.encode_nested(), depth + 1)
+    raise _NoJSONError(place, _JSON_ALLOWED, describe(value))
 
 
-def _key(field: str, key: object) -> str:
+def _key(place: str, key: object) -> str:
     if not isinstance(key, str) or not _is_unicode(key):
-        raise wrong(f"{field}: each key", key, "text")
+        raise _NoJSONError(f"{place}: each key", "text", describe(key))
     return key
 
 

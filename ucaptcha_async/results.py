@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 import attrs
 
+from .errors import Attempt as Attempt
 from .errors import UCaptchaError
-from .json_values import JSON, SecretMapping, checked, hidden
+from .json_values import JSON
+from .secrecy import SecretMapping, hidden
 from .tasks.solutions import (
     CoordinatesSolution,
     Feedback,
@@ -78,7 +80,6 @@ class SelectionMode(StrEnum):
     """The same as `AUTO_MOST_RELIABLE` at this service."""
 
 
-@checked
 @attrs.frozen(kw_only=True)
 class TaskResult:
     """The state of one task, as one `getTaskResult` told it. Source: docs/api/ucaptcha/get-task-result.
@@ -128,7 +129,8 @@ class TaskResult:
         return not (self.ready or self.failed)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a TaskResult may hold a paid solution and is not pickled; store its fields yourself")
+        # Its `raw` is an answer as it came: it may repeat the request, API key included.
+        raise TypeError("a TaskResult holds an answer as it was received and is not pickled; pickle its solution")
 
     def __copy__(self) -> Self:
         return self
@@ -137,33 +139,15 @@ class TaskResult:
         return self
 
 
-@checked
-@attrs.frozen(kw_only=True)
-class Attempt:
-    """One `createTask` of a solve, and how it went.
-
-    Attributes:
-        task_id: The id that the service gave, if it accepted the task.
-        error: Why this attempt failed; `None` if it brought the solution.
-        cost: What it cost, USD; `None` if unknown. A failed task is refunded.
-        selection_mode: The routing that was asked for, if any.
-        uncertain: Whether the fate of the submit is unknown: it may have been charged.
-    """
-
-    task_id: str | None = None
-    error: UCaptchaError | None = attrs.field(default=None, hash=False)
-    cost: Decimal | None = None
-    selection_mode: str | None = None
-    uncertain: bool = False
-
-
 S_co = TypeVar("S_co", bound=Solution, covariant=True)
 
 
-@checked
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Outcome(Generic[S_co]):
     """How one task of a batch ended: with a solution or with an error.
+
+    It can be pickled, and then holds the token; its task is pickled without its proxy's password
+    (see [`Task.without_password`][ucaptcha_async.Task.without_password]).
 
     Attributes:
         index: The task's place in the input, from 0.
@@ -175,8 +159,8 @@ class Outcome(Generic[S_co]):
 
     index: int
     task: Task[S_co]
-    key: str | None = None
     _result: S_co | UCaptchaError = attrs.field(alias="result")
+    key: str | None = None
     attempts: tuple[Attempt, ...] = ()
     from_journal: bool = False
 
@@ -209,3 +193,11 @@ class Outcome(Generic[S_co]):
     def __repr__(self) -> str:
         key = f"key={self.key!r}, " if self.key is not None else ""
         return f"Outcome(index={self.index}, {key}{'solution' if self.ok else 'error'}={self._result!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {str(field.alias): getattr(self, field.name) for field in attrs.fields(Outcome)}
+        return _restore, (Outcome, fields | {"task": self.task.without_password()})
+
+
+def _restore(cls: type[Any], fields: dict[str, Any]) -> Any:
+    return cls(**fields)

@@ -28,6 +28,9 @@ class SecretBytes(bytes):
 
     __str__ = __repr__
 
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a secret cannot be pickled")
+
 
 class SecretStr(str):
     """Text that does not show itself in `repr`. Take it with `str.__str__` or by concatenation."""
@@ -42,6 +45,42 @@ class SecretStr(str):
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a secret cannot be pickled")
+
+
+class SecretMapping(dict[str, Any]):
+    """A mapping whose values may be secrets: it shows its keys, and cannot be pickled."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} hidden: {', '.join(map(str, self))}>" if self else "<empty>"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        # Without this, rich would show a dict's values whatever its `repr` says.
+        yield repr(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this mapping may hold secrets and is not pickled; store the values you need with dict(…)")
+
+    def __copy__(self) -> SecretMapping:
+        return SecretMapping(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SecretMapping:
+        return SecretMapping(self)
+
+
+def hidden(raw: Mapping[str, Any]) -> SecretMapping:
+    """The same mapping, with its values out of sight."""
+    return raw if isinstance(raw, SecretMapping) else SecretMapping(raw)
+
+
+def masked(value: Any) -> Any:
+    """The same value, out of sight if it is text, bytes or a mapping."""
+    if isinstance(value, str):
+        return SecretStr(value)
+    if isinstance(value, bytes):
+        return SecretBytes(value)
+    return hidden(value) if isinstance(value, Mapping) else value
 
 
 _CREDENTIALS = re.compile(r"(://|^|\s)[^\s/@]+@")

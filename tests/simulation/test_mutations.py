@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio.lowlevel
 import pytest
+from ucaptcha_async.transport.old_exchange import Sending
 
 from ucaptcha_async import budget
 from ucaptcha_async.errors import UCaptchaError
@@ -22,7 +23,6 @@ from ucaptcha_async.solving import recovery
 from ucaptcha_async.solving import session as engine
 from ucaptcha_async.solving import submit as submitting
 from ucaptcha_async.transport import lanes
-from ucaptcha_async.transport.exchange import Sending
 
 from .backends import BACKENDS
 from .checks import RULES

@@ -13,9 +13,10 @@ from ucaptcha_async.errors import UCaptchaError
 from .batch.command import batch
 from .completion import completion
 from .demo import demo
+from .doctor import doctor
 from .exits import CommandError, Exit, exit_code, table
 from .keeping import journal, recover
-from .output import close_quietly, fail
+from .output import close_quietly, fail, show_all_characters
 from .report.command import report
 from .serve import serve
 from .single import balance, result, solve
@@ -29,11 +30,13 @@ _ACCOUNT = Group("Look after it", sort_key=3)
 _HELP = Group("Help", sort_key=9)
 _COMMANDS = (
     (demo, _TRY),
+    (serve, _TRY),
     (solve, _WORK),
     (batch, _WORK),
     (report, _WORK),
     (result, _WORK),
     (balance, _ACCOUNT),
+    (doctor, _ACCOUNT),
     (journal, _ACCOUNT),
     (recover, _ACCOUNT),
     (completion, _HELP),
@@ -58,13 +61,12 @@ def build() -> App:
         app.command(command, group=group, help_epilogue=_SEE)
     for flag in ("--help", "--version"):
         app[flag].group = (_HELP,)
-    # Its options are read by the service itself, --help included.
-    app.command(App(name="serve", default_command=serve, group=_TRY, help_flags=[], version_flags=[]))
     return app
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command to its end, and return its exit code."""
+    show_all_characters()
     try:
         result = build()(list(arguments), exit_on_error=False, print_error=False)
         return int(result or 0)
@@ -96,6 +98,10 @@ def _end(error: BaseException) -> int:
         case BrokenPipeError():
             close_quietly()
             return Exit.BROKEN_PIPE
+        case OSError():
+            name = "" if error.filename is None else f"{str(error.filename)!r}: "
+            fail(f"{name}{error.strerror or type(error).__name__}")
+            return Exit.FILE
         case KeyboardInterrupt():
             fail("interrupted")
             return Exit.INTERRUPTED

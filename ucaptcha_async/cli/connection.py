@@ -82,7 +82,9 @@ class Connection:
                 key = file.readline(_LONGEST_KEY).strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise CommandError(f"the API key file {str(self.api_key_file)!r} cannot be read: {reason}") from None
+            raise CommandError(
+                f"the API key file {str(self.api_key_file)!r} cannot be read: {reason}", Exit.FILE
+            ) from None
         if not key:
             raise CommandError(f"the first line of the API key file {str(self.api_key_file)!r} is empty")
         return key

@@ -20,8 +20,8 @@ from ucaptcha_async.tasks import HCaptcha, ImageToText, RecaptchaV2, RecaptchaV3
 from ucaptcha_async.testing.process import RunningService, running_service
 
 from .connection import JsonFlag, QuietFlag
-from .exits import Exit
-from .output import duration, fail, money, note, result_console, say, say_json
+from .exits import CommandError, Exit
+from .output import duration, money, note, result_console, say, say_json
 from .progress import Meter, choose_mode, showing
 
 SPEED = 12.0
@@ -39,7 +39,9 @@ _PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBR
 def demo(
     *,
     count: Annotated[int, Parameter(help="How many CAPTCHAs to solve.")] = 60,
-    failing: Annotated[int, Parameter(help="How many of them the service gives up, and refunds.")] = 4,
+    failing: Annotated[
+        int | None, Parameter(help="How many of them the service gives up, and refunds. Default: 4, or fewer of few.")
+    ] = None,
     seed: Annotated[int, Parameter(help="Seed of the service's random numbers.")] = 1,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -50,11 +52,12 @@ def demo(
     v3, hCaptcha, Turnstile and images over real sockets, and asks the service what it charged. Exits 0 if every solved
     task was charged exactly once.
     """
-    if count < 1 or failing < 0 or failing > count:
-        fail("--count must be at least 1, and --failing from 0 to --count")
-        return Exit.USAGE
+    failing = min(4, count // 3) if failing is None else failing
+    if count < 1 or not 0 <= failing < count:
+        raise CommandError("--count must be at least 1, and --failing from 0 to less than --count")
     with running_service(speed=SPEED, seed=seed, idle_for=1.0) as service:
-        service.fail_next(times=failing, type=HCaptcha.types[0]) if failing else None
+        if failing:
+            service.fail_next(times=failing, type=HCaptcha.type_names.bare[0].type)
         if not json and not quiet:
             note(f"local service in process {service.pid} on {service.url}, solve times divided by {SPEED:g}")
             note(f"polling each task every {INTERVAL:.2f} s at most (the service documents 5 s)")
@@ -217,7 +220,7 @@ def _print(run: Run, audit: Audit) -> None:
     console = result_console()
     table = Table(title=None, header_style="bold")
     table.add_column("task type")
-    for name in ("solved", "failed", "median solve", "polls/solve", "cost, USD"):
+    for name in ("solved", "failed", "median", "polls", "USD"):
         table.add_column(name, justify="right")
     for name, outcomes in run.by_type():
         table.add_row(name, *_cells(_sums(outcomes)))

@@ -27,7 +27,7 @@ class Exit(IntEnum):
     DEFECT = 1
     """A defect of this program, or a promise that the books show broken (`demo`)."""
     USAGE = 2
-    """A wrong option, field, file name or setting, found here or by the service. Nothing was charged."""
+    """A wrong option, field or setting, found here or by the service. Nothing was charged."""
     ACCOUNT = 3
     """The service refuses the key, the balance or this address."""
     UNSOLVED = 4
@@ -39,11 +39,13 @@ class Exit(IntEnum):
     BUDGET = 7
     """`--max-spend` is used up."""
     FILE = 8
-    """A file could not be read or written: the results, the journal, an image."""
+    """A file is missing, or could not be read or written: the tasks, the results, the journal, the key, an image."""
     REJECTS = 9
     """All good lines of a batch are solved, but some lines were bad: see the rejects file."""
     PENDING = 10
     """The task has not ended yet (`result`)."""
+    ADDRESS = 11
+    """The address or port to listen on is in use, or is not allowed (`serve`)."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C. A batch goes on where it was when it is started again."""
     TERMINATED = 143
@@ -52,8 +54,13 @@ class Exit(IntEnum):
     """Whoever read the output went away."""
 
 
+class MissingFileError(InvalidTaskError):
+    """A file that a field of a task names does not exist."""
+
+
 _BY_ERROR: tuple[tuple[type[UCaptchaError], Exit], ...] = (
     (ConfigurationError, Exit.USAGE),
+    (MissingFileError, Exit.FILE),
     (InvalidTaskError, Exit.USAGE),
     (AccountError, Exit.ACCOUNT),
     (UnsolvableError, Exit.UNSOLVED),
@@ -93,9 +100,10 @@ _DOC = {
     Exit.SERVICE: "the service could not be reached, or answered with a fault",
     Exit.UNCERTAIN: "a task was sent and no answer came: it may have been charged",
     Exit.BUDGET: "the money set by --max-spend is used up",
-    Exit.FILE: "a file could not be read or written",
+    Exit.FILE: "a file is missing, or could not be read or written",
     Exit.REJECTS: "all good lines of a batch are solved, but some lines were bad",
     Exit.PENDING: "the task has not ended yet",
+    Exit.ADDRESS: "the port of serve is in use, or may not be listened on",
     Exit.INTERRUPTED: "stopped by Ctrl-C",
     Exit.TERMINATED: "stopped by SIGTERM or SIGHUP",
     Exit.BROKEN_PIPE: "whoever read the output went away",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from ucaptcha_async.tasks import (
     YandexSmartCaptcha,
 )
 from ucaptcha_async.tasks.proxy import Proxy
+
+from .exits import MissingFileError
 
 KINDS: Mapping[str, type[Task[Any]]] = {
     "recaptcha-v2": RecaptchaV2,
@@ -191,11 +194,11 @@ def _object(name: str, text: str) -> Mapping[str, Any]:
 
 def _image(name: str, text: str) -> object:
     if not text.startswith("data:") and len(text) <= _LONGEST_PATH and "\0" not in text:
-        path = Path(text)
+        path = Path(os.path.expanduser(text))  # noqa: PTH111 - a wrong `~name` is no error here
         if path.is_file():
             return path
         if path.suffix and len(path.suffix) <= 5:  # base64 has no dots
-            raise InvalidTaskError(f"{name}: there is no file {text[:200]!r}", field=name)
+            raise MissingFileError(f"{name}: there is no file {text[:200]!r}", field=name)
     return text
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from decimal import Decimal
 
 from rich.console import Console
+
+WIDTH = 80
+"""Columns of a table that is not printed on a terminal."""
+
+
+def show_all_characters() -> None:
+    """Let the standard streams write characters that their encoding lacks as escapes: what is paid for is shown."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def one_line(text: str) -> str:
@@ -22,8 +33,9 @@ def say(text: str) -> None:
 
 
 def say_json(value: object) -> None:
-    """Write the result as one line of JSON; money is text."""
-    say(json.dumps(value, ensure_ascii=False, default=str))
+    """Write the result as one line of JSON, whatever the encoding; money is text."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    say(json.dumps(value, ensure_ascii=not unicode, default=str))
 
 
 def note(text: str) -> None:
@@ -38,7 +50,7 @@ def fail(text: str) -> None:
 
 def result_console() -> Console:
     """For tables that are the result."""
-    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 100)
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def progress_console() -> Console:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ucaptcha_async.solving.statistics import ClientStatistics
 
-from .output import duration, money, note, progress_console
+from .output import duration, money, note, one_line, progress_console
 
 Mode = Literal["draw", "lines", "quiet"]
 
@@ -27,6 +27,9 @@ FRAME = 0.2
 
 MEMORY = 60.0
 """Seconds over which rates are measured."""
+
+RECENT = 10.0
+"""Seconds over which the rate is measured when the last ones take longer than usual."""
 
 MOST_KINDS = 8
 """Task types that the display lists; the others are summed up."""
@@ -108,16 +111,19 @@ class Meter:
     Attributes:
         total: Pieces of work in all, if known.
         ended: Those that need no more work and are not counted below: done by an earlier run, rejected.
+        stops_at: When what is in flight is given up (a time of the event loop), if it is stopping.
         remarks: More to tell.
     """
 
     total: int | None = None
     ended: int = 0
+    stops_at: float | None = None
     remarks: tuple[str, ...] = ()
     _solved: dict[str, int] = attrs.field(factory=dict)
     _failed: dict[str, int] = attrs.field(factory=dict)
     _started: float | None = None
     _samples: deque[tuple[float, int, int]] = attrs.field(factory=deque)
+    _tail_since: float | None = None
 
     def begin(self) -> None:
         """Start the clock."""
@@ -158,7 +164,7 @@ class Meter:
             rate=self._rate(2, over=5.0),
             limit=limiter.limit / limiter.window,
             spent=sum(statistics.spent.values(), Decimal(0)),
-            left=self._left(done),
+            left=self._left(now, done, statistics),
             kinds=self._kinds(statistics),
             remarks=self.remarks,
         )
@@ -178,11 +184,33 @@ class Meter:
             then = sample
         return (now[column] - then[column]) / (now[0] - then[0]) if now[0] > then[0] else 0.0
 
-    def _left(self, done: int) -> float | None:
-        rate = self._rate(1, over=MEMORY)
-        if self.total is None or not rate:
-            return None
-        return max(0, self.total - self.ended - done) / rate
+    def _left(self, now: float, done: int, statistics: ClientStatistics) -> float | None:
+        """Seconds until all is done, if that can be guessed."""
+        in_flight = statistics.in_flight
+        todo = None if self.total is None else max(0, self.total - self.ended - done)
+        if self.stops_at is not None:  # nothing more is submitted
+            todo = in_flight if todo is None else min(todo, in_flight)
+        if todo is None or todo > in_flight:
+            self._tail_since = None
+        elif self._tail_since is None:
+            self._tail_since = now
+        guess = None if todo is None else self._guess(now, todo, in_flight, _longest(statistics))
+        if self.stops_at is None:
+            return guess
+        until_stop = max(0.0, self.stops_at - now)
+        return until_stop if guess is None else min(guess, until_stop)
+
+    def _guess(self, now: float, todo: int, in_flight: int, longest: float) -> float | None:
+        """What waits to be submitted goes at the rate of late; then the slowest of the last ones takes its time."""
+        if not todo:
+            return 0.0
+        if self._tail_since is None:
+            rate = self._rate(1, over=MEMORY)
+            return (todo - in_flight) / rate + max(longest, in_flight / rate) if rate else None
+        if self._tail_since + longest > now:
+            return self._tail_since + longest - now
+        rate = self._rate(1, over=RECENT)  # slower than usual: no guess, unless some still come
+        return todo / rate if rate else None
 
     def _kinds(self, statistics: ClientStatistics) -> tuple[KindRow, ...]:
         names = {**self._solved, **self._failed}
@@ -198,6 +226,11 @@ class Meter:
             for name in names
         ]
         return tuple(sorted(rows, key=lambda row: (-row.solved - row.failed, row.type)))
+
+
+def _longest(statistics: ClientStatistics) -> float:
+    """Seconds that all but a few solves take, of whatever type; 0 if nothing is known."""
+    return max((max(times.values(), default=0.0) for times in statistics.solve_times.values()), default=0.0)
 
 
 def choose_mode(*, quiet: bool, every: float = 5.0) -> tuple[Mode, Console, float]:
@@ -223,6 +256,27 @@ async def _drawing(look: Callable[[], Snapshot], console: Console, every: float)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         async with anyio.create_task_group() as group:
             group.start_soon(_repeat, lambda: live.update(picture(look(), console.width), refresh=True), FRAME)
+            yield
+            group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def waiting(tell: Callable[[], str]) -> AsyncIterator[None]:
+    """Show on a terminal, for the length of the block, that something is waited for: what `tell` says, and how long."""
+    mode, console, _ = choose_mode(quiet=False)
+    if mode != "draw":
+        yield
+        return
+    started = anyio.current_time()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        async with anyio.create_task_group() as group:
+
+            def show() -> None:
+                words = one_line(f"{tell()}, {duration(anyio.current_time() - started)}")
+                live.update(Text(words, style="cyan", no_wrap=True, overflow="ellipsis"), refresh=True)
+
+            show()
+            group.start_soon(_repeat, show, FRAME)
             yield
             group.cancel_scope.cancel()
 

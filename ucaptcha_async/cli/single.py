@@ -6,10 +6,12 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import anyio
+import attrs
 from cyclopts import Parameter
 
 from ucaptcha_async.client import AsyncClient
 from ucaptcha_async.errors import SolveTimeoutError
+from ucaptcha_async.events import Event, Submitted
 from ucaptcha_async.results import SelectionMode, Solution, TaskResult
 from ucaptcha_async.tasks import Task
 
@@ -17,6 +19,7 @@ from .connection import Connection, JsonFlag, read_stdin
 from .exits import CommandError, Exit
 from .kinds import KINDS, build, find, main_field, parse_words, takes_proxy
 from .output import duration, money, note, say, say_json
+from .progress import waiting
 
 
 def balance(*, json: JsonFlag = False, connection: Connection | None = None) -> int:
@@ -75,10 +78,15 @@ def solve(
     Press Ctrl-C to give up; a task that is paid for can be taken up again with `ucaptcha result ID --wait`.
     """
     task = _task(type, fields, proxy)
+    progress = Progress()
     client = (connection or Connection()).client(
-        timeout=timeout, attempts=attempts, selection_mode=selection_mode, provider=provider
+        timeout=timeout,
+        attempts=attempts,
+        selection_mode=selection_mode,
+        provider=provider,
+        on_event=progress.hear,
     )
-    solution = anyio.run(_solve, client, task)
+    solution = anyio.run(_solve, client, task, progress)
     _show(solution, json=json)
     return Exit.DONE
 
@@ -95,9 +103,24 @@ def _task(type_: str, words: tuple[str, ...], proxy: str | None) -> Task[Any]:
     return build(type_, fields)
 
 
-async def _solve(client: AsyncClient, task: Task[Any]) -> Solution:
+@attrs.define(eq=False)
+class Progress:
+    """How far a solve has come."""
+
+    task_id: str | None = None
+
+    def hear(self, event: Event) -> None:
+        """Take in an event of the client."""
+        if isinstance(event, Submitted):
+            self.task_id = event.task_id
+
+    def __str__(self) -> str:
+        return "submitting" if self.task_id is None else f"waiting for task {self.task_id}"
+
+
+async def _solve(client: AsyncClient, task: Task[Any], progress: Progress) -> Solution:
     try:
-        async with client:
+        async with client, waiting(progress.__str__):
             return await client.solve(task)
     except SolveTimeoutError as error:
         if error.task_id is not None:
@@ -139,7 +162,7 @@ def result(
 
 
 async def _wait(client: AsyncClient, task_id: str) -> Solution:
-    async with client:
+    async with client, waiting(lambda: f"waiting for task {task_id}"):
         return await client.job(task_id).wait()
 
 
@@ -170,17 +193,18 @@ def token_of(solution: Solution) -> str | None:
 
 
 def _show(solution: Solution, *, json: bool) -> None:
-    if json:
-        say_json(as_json(solution))
-        return
     token = token_of(solution)
-    if token is None:
-        say_json(dict(solution.raw))
-    else:
-        say(token)
+    try:
+        if json:
+            return say_json(as_json(solution))
+        say(token) if token is not None else say_json(dict(solution.raw))
+    except OSError:
+        note(f"it could not be printed, but is paid for: ucaptcha result {solution.task_id}")
+        raise
     facts = [
         f"task {solution.task_id}" if solution.task_id else "",
         "" if solution.solve_time is None else f"solved in {duration(solution.solve_time)}",
         "" if solution.cost is None else f"USD {money(solution.cost)}",
     ]
     note(", ".join(fact for fact in facts if fact))
+    return None

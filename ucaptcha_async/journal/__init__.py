@@ -1,7 +1,8 @@
 """Paid tasks survive a crash: intent before the request, id after the answer, outcome at the end.
 
     begin ──▶ intent ─┬─▶ accepted ─┬─▶ solved       keeps its key
-                      │      ▲      └─▶ failed       frees its key
+                      │     ▲│ lost └─▶ failed       frees its key
+                      │     │▼
                       ├─▶ uncertain ──▶ forgotten    frees its key
                       ├─▶ refused                    frees its key
                       └─▶ (released: no row)
@@ -28,6 +29,9 @@ The file of [`SQLiteJournal`][ucaptcha_async.journal.SQLiteJournal] is a SQLite 
 | `solve_time` | real or null | seconds |
 | `created_at`, `updated_at` | real | Unix seconds |
 | `solution` | text or null | JSON, only with `store_solutions=True` |
+| `numeric_id` | integer or null | 1: the service gave `task_id` as a number; null: as text |
+
+Files of the first release lack the last column; it is added when they are opened, and that release goes on to use them.
 """
 
 from __future__ import annotations

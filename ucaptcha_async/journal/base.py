@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Self, cast, runtime_checkable
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
 
-from .ledger import Abandoned, Accepted, Begin, Change, Finished, Forgotten, Refused, Released, TakeUp, Uncertain
+from .ledger import Abandoned, Accepted, Begin, Change, Finished, Forgotten, Lost, Refused, Released, TakeUp, Uncertain
 from .records import JSON, Claim, Entry, Intent, State, Total, checked_intent, clean
 
 
@@ -47,7 +47,7 @@ class Journal(Protocol):
     async def begin(self, intent: Intent, *, resubmit: bool = False) -> Claim:
         """Ask to submit. Only `ClaimKind.NEW` allows it.
 
-        A cancelled `begin` leaves nothing behind.
+        A cancelled `begin` leaves nothing behind; but what `resubmit` gave up stays given up.
 
         Args:
             intent: What is about to be sent.
@@ -91,6 +91,13 @@ class Journal(Protocol):
 
     async def uncertain(self, submit_id: str) -> None:
         """Record that the request was sent and that no answer was read."""
+        ...
+
+    async def lost(self, submit_id: str) -> None:
+        """Record that the service does not know the task any more, so that nobody knows whether it was charged.
+
+        The row becomes `uncertain` and keeps its `task_id` and its key.
+        """
         ...
 
     async def refused(self, submit_id: str, error_code: str | None = None) -> None:
@@ -214,6 +221,10 @@ class Reporting:
     async def uncertain(self, submit_id: str) -> None:
         """Record that no answer was read."""
         await self._write(Uncertain(submit_id))
+
+    async def lost(self, submit_id: str) -> None:
+        """Record that the service does not know the task any more."""
+        await self._write(Lost(submit_id))
 
     async def refused(self, submit_id: str, error_code: str | None = None) -> None:
         """Record that the service did not take it."""

@@ -7,6 +7,7 @@ from typing import Protocol
 import attrs
 
 from ucaptcha_async.errors import JournalError
+from ucaptcha_async.json_values import NumericId
 
 from .records import HOLDS_KEY, OPEN, Claim, ClaimKind, Entry, Intent, State, decimal_or_none, moment, parsed
 
@@ -29,6 +30,11 @@ class Row:
     created_at: float = 0.0
     updated_at: float = 0.0
     solution: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def numeric_id(self) -> int | None:
+        """How a file tells that the service gave its id as a number."""
+        return 1 if isinstance(self.task_id, NumericId) else None
 
     def entry(self, state: State | None = None) -> Entry:
         """The row as others see it."""
@@ -240,9 +246,20 @@ class Uncertain(_Report):
     """Sent, and no answer."""
 
     def apply(self, book: Book, now: float) -> None:
-        """An intent becomes uncertain; a row that knows its task id stays what it is."""
+        """An intent becomes uncertain; an accepted row stays what it is."""
         row = self.known(book)
-        if row.state is State.INTENT:
+        if row.state in (State.INTENT, State.UNCERTAIN):
+            self.save(book, row, State.UNCERTAIN, now)
+
+
+@attrs.frozen
+class Lost(_Report):
+    """The service does not know the task any more."""
+
+    def apply(self, book: Book, now: float) -> None:
+        """An open row becomes uncertain, and keeps its task id."""
+        row = self.known(book)
+        if row.state in OPEN:
             self.save(book, row, State.UNCERTAIN, now)
 
 
@@ -255,7 +272,7 @@ class Refused(_Report):
     def apply(self, book: Book, now: float) -> None:
         """An open row without a task id is refused."""
         row = self.known(book)
-        if row.state in (State.INTENT, State.UNCERTAIN):
+        if row.state in OPEN and row.task_id is None:
             row.error_code = self.error_code
             self.save(book, row, State.REFUSED, now)
 

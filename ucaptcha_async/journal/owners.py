@@ -29,6 +29,11 @@ class Owner:
         self._fd: int | None = None
         self.token = ""
 
+    @property
+    def path(self) -> Path:
+        """The mark."""
+        return _mark(self._journal, self.token)
+
     def acquire(self) -> None:
         """Make the mark.
 
@@ -37,14 +42,14 @@ class Owner:
         """
         while self._fd is None:
             self.token = uuid.uuid4().hex
-            self._fd = _locked(_mark(self._journal, self.token))
+            self._fd = _locked(self.path)
         _held.add(self)
 
     def release(self) -> None:
         """Remove the mark."""
         if self._fd is None:
             return
-        path = _mark(self._journal, self.token)
+        path = self.path
         if flock is not None:
             path.unlink(missing_ok=True)
         os.close(self._fd)
@@ -83,12 +88,11 @@ def alive(journal: Path, token: str) -> bool:
     return _is_held_open(path) if flock is None else _is_locked(path)
 
 
-def sweep(journal: Path) -> None:
-    """Remove the marks that dead processes left."""
+def sweep(journal: Path) -> list[str]:
+    """Remove the marks that dead processes left; the tokens of the living."""
     prefix = f"{journal.name}-owner-"
-    for path in journal.parent.iterdir():
-        if path.name.startswith(prefix):
-            alive(journal, path.name.removeprefix(prefix))
+    found = [path.name.removeprefix(prefix) for path in journal.parent.iterdir() if path.name.startswith(prefix)]
+    return [token for token in found if alive(journal, token)]
 
 
 def _mark(journal: Path, token: str) -> Path:

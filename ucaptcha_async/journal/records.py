@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ import attrs
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
+from ucaptcha_async.json_values import NumericId
+
+_NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses some thousand digits
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
@@ -228,4 +232,12 @@ def clean(text: str | None) -> str | None: ...
 
 def clean(text: str | None) -> str | None:
     """Text of the service as a file can hold it: JSON may carry lone surrogates and NUL."""
-    return None if text is None else text.encode(errors="replace").decode().replace("\0", "?")
+    if text is None:
+        return None
+    cleaned = text.encode(errors="replace").decode().replace("\0", "?")
+    return NumericId(cleaned) if isinstance(text, NumericId) else cleaned
+
+
+def task_id_of(text: str | None, numeric: object) -> str | None:
+    """A stored task id as the service spelled it; what is no number never counts as one."""
+    return NumericId(text) if numeric and text is not None and _NUMBER.fullmatch(text) else text

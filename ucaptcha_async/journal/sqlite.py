@@ -34,6 +34,10 @@ class SQLiteJournal(Reporting):
     The file (mode 0600; while in use with `-wal`, `-shm` and, for each process, an `-owner-…` file beside it) belongs
     on a local disk. Open it in the process that uses it, not before a fork.
 
+    If one of these files is removed or replaced while it is open, every call raises `JournalError`, before anything is
+    sent, until that very file is back or the journal has been closed and opened again. Reports that are kept meanwhile
+    are never written to another file.
+
     A commit is made by whichever caller finds none under way, for all who wait: there is no background task, and no
     thread is taken while nothing is written.
 

@@ -24,7 +24,7 @@ from ucaptcha_async.errors import JournalError
 
 from . import owners
 from .ledger import Book, Change, Row, is_free
-from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, decimal_or_none, parsed
+from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, decimal_or_none, parsed, task_id_of
 
 T = TypeVar("T")
 
@@ -56,23 +56,26 @@ CREATE TABLE submits (
     solve_time REAL,
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL,
-    solution   TEXT
+    solution   TEXT,
+    numeric_id INTEGER
 );
 CREATE UNIQUE INDEX held_keys ON submits (account, key) WHERE key IS NOT NULL AND state IN ({_words(HOLDS_KEY)});
 CREATE INDEX open_rows ON submits (account) WHERE state IN ({_words(OPEN)});
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
+_NEWER = "ALTER TABLE submits ADD COLUMN numeric_id INTEGER"
+"""Added to a file of the same version that an earlier release made; that release goes on to use the file."""
 
 _TEXT = ("submit_id", "account", "host", "key", "type", "state", "owner", "task_id", "cost", "error_code")
 _REAL = ("solve_time", "created_at", "updated_at")
-_COLUMNS = (*_TEXT, *_REAL, "solution")
+_COLUMNS = (*_TEXT, *_REAL, "solution", "numeric_id")
 _STATES = {str(state): state for state in State}
 # A hostile file may hold any type in any column; the casts leave only text, numbers and NULL. JSON has no infinity.
 _NUMBER = "CASE WHEN abs(CAST({0} AS REAL)) < 1e300 THEN CAST({0} AS REAL) END"
 _CASTS = ", ".join([*(f"CAST({c} AS TEXT)" for c in _TEXT), *(_NUMBER.format(c) for c in _REAL)])
-_ROW = f"json_array({_CASTS}, CAST(solution AS TEXT))"
-_BARE_ROW = f"json_array({_CASTS}, NULL)"
+_ROW = f"json_array({_CASTS}, CAST(solution AS TEXT), numeric_id IS 1)"
+_BARE_ROW = f"json_array({_CASTS}, NULL, numeric_id IS 1)"
 
 _BY_ID = f"SELECT json_group_array({_ROW}) FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _BY_KEY = f"""
@@ -82,8 +85,10 @@ SELECT json_group_array({_ROW}) FROM (
     WHERE submits.key IS NOT NULL AND state IN ({_words(HOLDS_KEY)})
 )
 """  # noqa: S608
-_INSERTED = ("submit_id", "account", "host", "key", "type", "state", "owner", "created_at", "updated_at")
-_UPDATED = ("submit_id", "state", "owner", "task_id", "cost", "error_code", "solve_time", "updated_at", "solution")
+_UPDATED = (
+    *("submit_id", "state", "owner", "task_id", "cost", "error_code", "solve_time", "updated_at", "solution"),
+    "numeric_id",
+)
 _DROP = "DELETE FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"
 _OPEN = f"""
 SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
@@ -116,14 +121,29 @@ _REASONS = {
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
     sqlite3.SQLITE_IOERR: "the disk failed or is full",
 }
+_OF_THE_CHANGE = {
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_RANGE,
+}
+"""What SQLite answers where what is to be written is at fault. Everything else is the file's fault."""
 
 
-class BusyError(JournalError):
+class FileError(JournalError):
+    """The file cannot be used now, whatever is to be written."""
+
+
+class BusyError(FileError):
     """Another process holds the file's lock; the same call may succeed at once."""
 
 
 class Store:
     """One process's connection to a journal file.
+
+    From `open` to `close` it works on one file only. Whenever something else, or nothing, is found at its path or in
+    place of a file beside it, each call fails before it has written or told anything, until that very file is back.
 
     Args:
         path: The file.
@@ -136,6 +156,9 @@ class Store:
         self._synchronous = synchronous
         self._wipe = wipe
         self._db: sqlite3.Connection | None = None
+        self._failed: sqlite3.Connection | None = None
+        self._files: list[str] = []
+        self._opened: list[tuple[int, int] | None] = []
         self._owner = owners.Owner(path)
 
     @property
@@ -147,29 +170,58 @@ class Store:
         """Connect, and mark the file as used by this process."""
         if sqlite3.sqlite_version_info < (3, 33):
             raise self.failure(f"it needs SQLite 3.33 or later; this is {sqlite3.sqlite_version}")
-        self._guarded(lambda db: None)
+        self._mapped(self._open)
+
+    def _open(self) -> None:
+        self._create()
+        found = _identity(str(self.path))
+        self._db = self._connect()
         try:
             owners.sweep(self.path)
             self._owner.acquire()
         except OSError as error:
             raise self.failure(f"no lock file beside it: {error.strerror}") from None
+        self._files = [str(self.path), f"{self.path}-wal", f"{self.path}-shm", str(self._owner.path)]
+        self._opened = [found, *map(_identity, self._files[1:])]
+        self._verify()
 
     def close(self) -> None:
         """Disconnect."""
         self._disconnect()
+        self._forget_failed()
+        self._opened = []
         self._owner.release()
 
     def commit(self, changes: Sequence[Change]) -> list[object]:
-        """Apply changes in one transaction.
+        """Apply changes in one transaction; or each in its own, if one of them cannot be written.
 
         Returns:
-            For each change its answer, or the `JournalError` that concerns it alone.
+            For each change its answer, or the exception that concerns it alone. It is shorter if the file failed on
+            the way.
 
         Raises:
             BusyError: Nothing was written; another process holds the lock.
-            JournalError: Nothing was written.
+            FileError: Nothing was written.
         """
-        return self._guarded(lambda db: self._commit(db, changes))
+        try:
+            return self._guarded(lambda db: self._commit(db, changes))
+        except FileError:
+            raise
+        except Exception as error:
+            if len(changes) == 1:
+                return [error]
+        return self._commit_each(changes)
+
+    def _commit_each(self, changes: Sequence[Change]) -> list[object]:
+        answers: list[object] = []
+        for change in changes:
+            try:
+                answers += self.commit([change])
+            except FileError:
+                if not answers:
+                    raise
+                break
+        return answers
 
     def _commit(self, db: sqlite3.Connection, changes: Sequence[Change]) -> list[object]:
         db.execute("BEGIN IMMEDIATE")
@@ -177,18 +229,14 @@ class Store:
         now = time.time()
         answers = [_answer(change, page, now) for change in changes]
         self._save(db, page)
-        if page.dropped:
-            db.execute(_DROP, (json.dumps(page.dropped),))
-        db.execute("COMMIT")
         return answers
 
     def _save(self, db: sqlite3.Connection, page: _Page) -> None:
-        old = [row for row in page.changed.values() if row.submit_id in page.loaded]
-        new = [row for row in page.changed.values() if row.submit_id not in page.loaded]
-        # Old rows first: they may give up the keys that new ones take.
-        _write(db, _update, map(_updated, old))
-        _write(db, _insert, map(_inserted, new))
-        _write(db, _update, (_updated(row) for row in new if row.state is not State.INTENT))
+        # In this order: what is removed or changed may give up the keys that new rows take, and never takes one.
+        if page.dropped:
+            db.execute(_DROP, (json.dumps(page.dropped),))
+        _write(db, _update, [_updated(row) for row in page.changed.values() if row.submit_id in page.loaded])
+        _write(db, _insert, [_inserted(row) for row in page.changed.values() if row.submit_id not in page.loaded])
 
     def _load(self, db: sqlite3.Connection, changes: Sequence[Change]) -> _Page:
         page = _Page(self.owner, self.path)
@@ -240,20 +288,50 @@ class Store:
 
     def prune(self, before: float) -> int:
         """Remove some of the rows that ended before this wall time; 0 when there are none left."""
-        return self._guarded(lambda db: db.execute(_PRUNE_SOME, (before,)).rowcount)
+        return self._guarded(lambda db: self._prune(db, before))
+
+    def _prune(self, db: sqlite3.Connection, before: float) -> int:
+        db.execute("BEGIN IMMEDIATE")
+        return db.execute(_PRUNE_SOME, (before,)).rowcount
 
     def failure(self, reason: str) -> JournalError:
         """An error that names the file, without its directory."""
         return JournalError(f"the journal {self.path.name!r} failed: {reason}")
 
+    def _file_failure(self, reason: str) -> FileError:
+        return FileError(self.failure(reason).message)
+
     def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run on a connection; turn what SQLite raises into our errors, and leave no transaction open."""
+        """Do the work on the file that was opened, and commit it if that file is still in its place."""
+        return self._mapped(lambda: self._in_place(work))
+
+    def _in_place(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        db = self._connected()
+        result = work(db)
+        self._verify()
+        if db.in_transaction:
+            db.execute("COMMIT")
+        return result
+
+    def _verify(self) -> None:
+        """Refuse to go on with a file that others no longer see."""
+        if not self._opened:
+            raise self._file_failure("it is closed")
+        for file, opened in zip(self._files, self._opened, strict=True):
+            if _identity(file) != opened:
+                raise self._file_failure(
+                    f"{Path(file).name!r} was removed or replaced while it was open; put it back, or close the journal "
+                    "and open it again"
+                )
+
+    def _mapped(self, work: Callable[[], T]) -> T:
+        """Turn what SQLite raises into our errors, and leave no transaction open."""
         try:
-            return work(self._connected())
+            return work()
         except sqlite3.Error as error:
-            failure = self._mapped(error)
+            failure = self._translated(error)
         except OSError as error:
-            failure = self.failure(error.strerror or "the file cannot be used")
+            failure = self._file_failure(error.strerror or "the file cannot be used")
         except (ValueError, TypeError, OverflowError, RecursionError):
             failure = self.failure("it holds data that cannot be read")
         finally:
@@ -261,13 +339,15 @@ class Store:
         # Out here it has no context: the frames of the first error hold rows, which may hold solutions.
         raise failure
 
-    def _mapped(self, error: sqlite3.Error) -> JournalError:
+    def _translated(self, error: sqlite3.Error) -> JournalError:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return BusyError(f"the journal {self.path.name!r} is locked by another process")
+        if code == 0 or code in _OF_THE_CHANGE:
+            return self.failure(str(error))
         if code != sqlite3.SQLITE_FULL:
             self._disconnect()  # the next call starts afresh
-        return self.failure(_REASONS.get(code, str(error)))
+        return self._file_failure(_REASONS.get(code, str(error)))
 
     def _rolled_back(self) -> None:
         if self._db is not None and self._db.in_transaction:
@@ -278,25 +358,42 @@ class Store:
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
-            self._create()
-            db = sqlite3.connect(
-                self.path, timeout=BUSY_SLICE, isolation_level=None, check_same_thread=False, cached_statements=64
-            )
+            self._verify()
+            db = self._connect()
             try:
-                self._prepare(db)
+                self._verify()
             except BaseException:
                 db.close()
                 raise
             self._db = db
+            self._forget_failed()
         return self._db
 
     def _create(self) -> None:
+        if not self.path.exists() and owners.sweep(self.path):
+            raise self.failure("the file was removed while a process that still lives had it open; end that one first")
         # Only ever a new file: closing a descriptor of an existing one would drop the locks of this process on it.
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             if not self.path.is_file():
                 raise self.failure("it is not a regular file") from None
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            f"{self.path.as_uri()}?mode=rw",  # never a new file
+            uri=True,
+            timeout=BUSY_SLICE,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
+        )
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -305,13 +402,14 @@ class Store:
         db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute(f"PRAGMA synchronous = {self._synchronous.upper()}")
         db.execute(f"PRAGMA secure_delete = {'ON' if self._wipe else 'OFF'}")
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # so that the files beside it are there
 
     def _check(self, db: sqlite3.Connection) -> None:
         """Make the schema in an empty file; refuse a file of somebody else, or of a later version."""
-        if self._identity(db) == (APPLICATION_ID, VERSION):
+        if self._marks(db) == (APPLICATION_ID, VERSION) and _is_complete(db):
             return
         db.execute("BEGIN IMMEDIATE")
-        application, version = self._identity(db)
+        application, version = self._marks(db)
         empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if application == APPLICATION_ID and version != VERSION:
             raise self.failure(f"its schema is version {version}; this library knows {VERSION}")
@@ -320,18 +418,50 @@ class Store:
         if empty:
             for statement in SCHEMA.split(";\n"):
                 db.execute(statement)
+        elif not _is_complete(db):
+            db.execute(_NEWER)
         db.execute("COMMIT")
 
-    def _identity(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def _marks(self, db: sqlite3.Connection) -> tuple[int, int]:
         application: int = db.execute("PRAGMA application_id").fetchone()[0]
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
         return application, version
 
     def _disconnect(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                db.close()
+        """Start afresh with the next call.
+
+        Until there is another connection to the same file the old one stays: as long as it is open, no other file can
+        get this one's identity.
+        """
+        if self._failed is None:
+            self._failed, self._db = self._db, None
+        elif self._db is not None:
+            _close(self._db)
+            self._db = None
+
+    def _forget_failed(self) -> None:
+        if self._failed is not None:
+            _close(self._failed)
+            self._failed = None
+
+
+def _close(db: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        db.close()
+
+
+def _identity(file: str) -> tuple[int, int] | None:
+    """Which file stands at a path, if any."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 - a path's object would cost as much again, with each commit
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_complete(db: sqlite3.Connection) -> bool:
+    """Whether the file has the columns that were added since the first release."""
+    return "numeric_id" in [column[1] for column in db.execute("PRAGMA table_info(submits)")]
 
 
 class _Page(Book):
@@ -378,7 +508,9 @@ class _Page(Book):
         """Remove the row."""
         super().drop(row)
         self.changed.pop(row.submit_id, None)
-        self.dropped.append(row.submit_id)
+        if row.submit_id in self.loaded:
+            self.loaded.remove(row.submit_id)
+            self.dropped.append(row.submit_id)
 
     def alive(self, owner: str) -> bool:
         """Whether the process with this token lives."""
@@ -406,7 +538,7 @@ def _end(found: Sequence[Sequence[Any]]) -> int | None:
 @cache
 def _insert(size: int) -> str:
     """Insert that many rows, but for those without an id."""
-    return f"INSERT INTO submits ({', '.join(_INSERTED)}) {_values(size, len(_INSERTED))} WHERE column1 IS NOT NULL"
+    return f"INSERT INTO submits ({', '.join(_COLUMNS)}) {_values(size, len(_COLUMNS))} WHERE column1 IS NOT NULL"
 
 
 @cache
@@ -421,23 +553,24 @@ def _values(rows: int, columns: int) -> str:
     return f"SELECT * FROM (VALUES {', '.join([row] * rows)})"  # noqa: S608
 
 
-def _write(db: sqlite3.Connection, statement: Callable[[int], str], rows: Iterable[tuple[object, ...]]) -> None:
+def _write(db: sqlite3.Connection, statement: Callable[[int], str], rows: list[tuple[object, ...]]) -> None:
     """Write rows in one step, filled up with empty ones to a number for which the statement is at hand."""
-    if values := list(rows):
-        size = 1 << (len(values) - 1).bit_length()
-        values += [(None,) * len(values[0])] * (size - len(values))
-        db.execute(statement(size), list(chain.from_iterable(values)))
+    if rows:
+        size = 1 << (len(rows) - 1).bit_length()
+        rows += [(None,) * len(rows[0])] * (size - len(rows))
+        db.execute(statement(size), list(chain.from_iterable(rows)))
 
 
-_inserted = attrgetter(*_INSERTED)
+_inserted = attrgetter(*_COLUMNS)
 _updated = attrgetter(*_UPDATED)
 
 
 def _row(values: Sequence[Any]) -> Row | None:
     """A row of the file, or None if it makes no sense."""
-    submit_id, account, host, key, kind, word, owner, task_id, cost, code, seconds, created, updated, solution = values
+    submit_id, account, host, key, kind, word, owner, task_id, cost, code, seconds, created, updated, *more = values
+    solution, numeric = more
     state = _STATES.get(word)
     if state is None or submit_id is None or account is None:
         return None
-    end = (owner, task_id, cost, code, seconds, created or 0.0, updated or 0.0, solution)
+    end = (owner, task_id_of(task_id, numeric), cost, code, seconds, created or 0.0, updated or 0.0, solution)
     return Row(submit_id, account, host or "", key, kind or "", state, *end)

@@ -1,12 +1,13 @@
 """Group commit: the changes of many tasks share few transactions, without a background task.
 
-Whoever writes while nobody flushes becomes the flusher, for all who wait. During a flush the next batch gathers: its
-first writer waits for the end of the flush, to make the next one, and the others wait for their batch. A flush runs in
-a worker thread and is waited for, so that a queued change is written even if its caller, or the flusher, is cancelled.
+Whoever writes while nobody flushes becomes the flusher, for all whose changes are queued. During a flush the next batch
+gathers; at its end the first who still waits is woken to make the next one. A flush runs in a worker thread and is
+waited for, so that a queued change is written even if its caller, or the flusher, is cancelled.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -21,6 +22,8 @@ from .ledger import Abandoned, Begin, Change, Released, TakeUp
 from .records import Claim, ClaimKind, Entry
 from .store import BusyError
 from .threads import Job
+
+logger = logging.getLogger("ucaptcha_async")
 
 SPACING = 0.05
 """Seconds from flush to flush while several tasks write: a flush costs a thread hop, however many share it."""
@@ -40,7 +43,9 @@ class _Write:
     deserted: bool = False
     deadline: float | None = None
     done: bool = False
+    """Whether the caller has its answer. A report that is kept after a failure has been answered, too."""
     answer: object = None
+    _woken: anyio.Event | None = None
 
     @property
     def is_claim(self) -> bool:
@@ -52,16 +57,28 @@ class _Write:
         self.deadline = self.deadline or now + patience
         return self.deadline <= now
 
+    async def wait(self) -> None:
+        """Until it is answered, or the caller is to flush."""
+        self._woken = anyio.Event()
+        await self._woken.wait()
+
+    def wake(self) -> None:
+        """Let the caller look again."""
+        if self._woken is not None:
+            self._woken.set()
+
     def settle(self, answer: object) -> None:
         """Answer the caller."""
         self.answer, self.done = answer, True
+        self.wake()
 
 
 class Writer:
     """Gathers changes and commits them.
 
     Args:
-        commit: Applies changes in a worker thread; raises `BusyError` or `JournalError` if none was written.
+        commit: Applies changes in a worker thread. Answers each in turn, with an exception if that one cannot be
+            written; changes without an answer were not tried. Raises `BusyError` or `JournalError` if none could be.
         limiter: Admits one thread at a time.
         lock: Held while a thread works.
         patience: How long a change waits for another process's lock, seconds.
@@ -82,9 +99,7 @@ class Writer:
         self._kept: deque[_Write] = deque()
         self._lost = 0
         self._flushing = False
-        self._flushed = anyio.Event()
-        self._gathering = anyio.Event()
-        self._next: _Write | None = None
+        self._draining: anyio.Event | None = None
         self._busy = False
         self._last_start = 0.0
         self._last_size = 0
@@ -98,41 +113,30 @@ class Writer:
         """Commit a change and return its answer.
 
         Raises:
-            JournalError: It was not written. A claim is given up, a report is kept and tried again with the next flush.
+            JournalError: It was not written. A claim is given up; a report is kept and tried again with the next flush,
+                unless the fault is its own.
         """
         write = _Write(change)
         self._queue.append(write)
         try:
             while not write.done:
-                await self._turn(write)
+                await (write.wait() if self._flushing else self._flush())
         except BaseException:
             await self._desert(write)
             raise
-        if isinstance(write.answer, JournalError):
+        if isinstance(write.answer, Exception):
             raise write.answer
         return write.answer
 
-    async def _turn(self, write: _Write) -> None:
-        """Flush, or wait to be the next who does, or wait for the batch."""
-        if not self._flushing:
-            await self._flush()
-        elif self._next is not None:
-            await self._gathering.wait()
-        else:
-            self._next = write
-            try:
-                await self._flushed.wait()
-            finally:
-                self._next = None
-
     async def drain(self) -> int:
-        """Commit what is left, at the end.
+        """Commit what is left, at the end. Whoever still waits is answered.
 
         Returns:
             How many reports are lost.
         """
         while self._flushing:
-            await self._flushed.wait()
+            self._draining = anyio.Event()
+            await self._draining.wait()
         deadline = anyio.current_time() + self._patience
         self._flushing = True
         try:
@@ -140,9 +144,11 @@ class Writer:
                 if not await self._round_trip() and not (self._busy and anyio.current_time() < deadline):
                     break
         finally:
-            self._end_round()
-        self._fail(self._take(self._queue, len(self._queue)), JournalError("the journal was closed"))
-        return self._lost + len(self._kept)
+            self._flushing = False
+        rest = self._take(self._queue, len(self._queue))
+        for write in rest:
+            write.settle(JournalError("the journal was closed before this could be written"))
+        return self._lost + len(self._kept) + sum(not write.is_claim for write in rest)
 
     async def _flush(self, *, linger: bool = True) -> None:
         self._flushing = True
@@ -150,62 +156,69 @@ class Writer:
             if linger and 2 <= self._last_size < BATCH:
                 await anyio.sleep_until(self._last_start + SPACING)
             await anyio.lowlevel.checkpoint_if_cancelled()
-            while await self._round_trip() and self._queue and not self._attended():
+            while await self._round_trip() and self._queue and self._waiting() is None:
                 await anyio.lowlevel.checkpoint_if_cancelled()
         finally:
             self._end_round()
 
     def _end_round(self) -> None:
         self._flushing = False
-        flushed, self._flushed = self._flushed, anyio.Event()
-        flushed.set()
-        if self._next is None or self._next.done:
-            self._wake()
+        self._hand_on()
 
-    def _wake(self) -> None:
-        """Let all who wait for their batch look again."""
-        gathering, self._gathering = self._gathering, anyio.Event()
-        gathering.set()
+    def _hand_on(self) -> bool:
+        """Wake whoever is to flush next; whether there is anybody."""
+        if self._draining is not None:
+            self._draining.set()
+            return True
+        heir = self._waiting()
+        if heir is not None:
+            heir.wake()
+        return heir is not None
 
-    def _attended(self) -> bool:
-        """Whether somebody waits for what is in the queue, and so will flush it."""
-        return any(not write.deserted for write in self._queue)
+    def _waiting(self) -> _Write | None:
+        """The first in the queue whose caller is still there, and so can flush."""
+        return next((write for write in self._queue if not write.deserted), None)
 
     async def _round_trip(self) -> bool:
-        """Commit one batch; whether it succeeded."""
-        kept = self._take(self._kept, BATCH)
-        fresh = self._take(self._queue, BATCH - len(kept))
-        gathered, self._gathering = self._gathering, anyio.Event()
-        self._last_start, self._last_size = anyio.current_time(), len(kept) + len(fresh)
-        changes = [write.change for write in (*kept, *fresh)]
+        """Commit one batch; whether the file could be written."""
+        batch = self._take(self._kept, BATCH)
+        batch += self._take(self._queue, BATCH - len(batch))
+        self._last_start, self._last_size = anyio.current_time(), len(batch)
+        changes = [write.change for write in batch]
         job = Job(lambda: self._commit(changes), self._lock)
         try:
             interruption = await job.through(self._limiter)
-            succeeded = self._settle(kept, fresh, job)
-        except BaseException:
-            self._kept.extendleft(reversed(kept))
-            self._queue.extendleft(reversed(fresh))
+        except BaseException:  # there is no thread to be had
+            self._put_back(batch)
             raise
-        finally:
-            gathered.set()
+        succeeded = self._settle(batch, job)
         if interruption is not None:
             raise interruption
         return succeeded
 
-    def _settle(self, kept: Sequence[_Write], fresh: Sequence[_Write], job: Job[list[object]]) -> bool:
+    def _settle(self, batch: Sequence[_Write], job: Job[list[object]]) -> bool:
         """Answer the callers of a batch."""
         self._busy = False
         try:
             answers = job.result()
-        except JournalError as error:
-            self._kept.extendleft(reversed(kept))
-            self._postpone(fresh, error) if isinstance(error, BusyError) else self._fail(fresh, error)
+        except BusyError as error:
+            self._busy = True
+            self._postpone(batch, error)
             return False
-        for write, answer in zip(fresh, answers[len(kept) :], strict=True):
-            write.settle(answer)
-            if write.deserted:
-                self._undo(write)
+        except JournalError as error:
+            self._fail(batch, error)
+            return False
+        for write, answer in zip(batch, answers, strict=False):
+            self._answer(write, answer)
+        self._put_back(batch[len(answers) :])
         return True
+
+    def _answer(self, write: _Write, answer: object) -> None:
+        if isinstance(answer, Exception) and not write.is_claim and (write.done or write.deserted):
+            logger.warning("the journal cannot write a report, and gives it up: %s", answer)
+        write.settle(answer)
+        if write.deserted:
+            self._undo(write)
 
     def _take(self, source: deque[_Write], most: int) -> list[_Write]:
         taken: list[_Write] = []
@@ -215,20 +228,30 @@ class Writer:
                 taken.append(write)
         return taken
 
-    def _postpone(self, writes: Sequence[_Write], error: JournalError) -> None:
-        self._busy = True
-        now = anyio.current_time()
-        late = [write for write in writes if write.is_late(now, self._patience)]
-        self._fail(late, error)
+    def _put_back(self, writes: Sequence[_Write]) -> None:
+        self._kept.extendleft(write for write in reversed(writes) if write.done)
         self._queue.extendleft(write for write in reversed(writes) if not write.done)
 
-    def _fail(self, writes: Sequence[_Write], error: JournalError) -> None:
-        for write in writes:
-            if not write.is_claim:
-                self._keep(write)
+    def _postpone(self, batch: Sequence[_Write], error: JournalError) -> None:
+        now = anyio.current_time()
+        late: list[_Write] = []
+        rest: list[_Write] = []
+        for write in batch:
+            (late if not write.done and write.is_late(now, self._patience) else rest).append(write)
+        self._put_back(rest)
+        self._fail(late, error)
+
+    def _fail(self, batch: Sequence[_Write], error: JournalError) -> None:
+        """Nothing of it was written, for a reason that is the file's: keep the reports for another try."""
+        self._put_back([write for write in batch if write.done])
+        for write in batch:
+            if write.done:
+                continue
             kept = "" if write.is_claim else "; the report is kept in memory and written with the next one"
             # One error each: several tasks that raise the same object would mix up their tracebacks.
             write.settle(JournalError(error.message + kept))
+            if not write.is_claim:
+                self._keep(write)
 
     def _keep(self, write: _Write) -> None:
         if len(self._kept) >= KEPT:
@@ -241,16 +264,13 @@ class Writer:
         write.deserted = True
         if write.done:
             self._undo(write)
-        if not self._queue or self._flushing:
-            return
-        if self._attended():
-            self._wake()
+        if self._flushing or not self._queue or self._hand_on():
             return
         with anyio.CancelScope(shield=True):
             await self._flush(linger=False)
 
     def _undo(self, write: _Write) -> None:
-        """Give back what a caller asked for who is no longer there."""
+        """Give back what a caller asked for who is no longer there; before the next call for the same key."""
         answer = write.answer
         if isinstance(answer, Claim) and answer.mine:
             released = answer.kind is ClaimKind.NEW
@@ -259,4 +279,4 @@ class Writer:
             change = Abandoned(answer.submit_id)
         else:
             return
-        self._queue.append(_Write(change, deserted=True))
+        self._queue.appendleft(_Write(change, deserted=True))

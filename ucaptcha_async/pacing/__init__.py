@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from .breaker import Breaker
-from .limiter import InFlight, InFlightStatistics, Limiter, RateLimiter, RateLimiterStatistics
+from .in_flight import InFlight, InFlightBound, InFlightStatistics
+from .limiter import Limiter, RateLimiter, RateLimiterStatistics
 
 __all__ = [
     "Breaker",
     "InFlight",
+    "InFlightBound",
     "InFlightStatistics",
     "Limiter",
     "RateLimiter",

@@ -1,20 +1,22 @@
-"""How fast and how many: the rate limiter, and the bound on tasks in flight."""
+"""How fast: the rate limiter."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import OrderedDict
+import time
 from collections.abc import Mapping
+from enum import Enum, auto
 from typing import Protocol
 
-import anyio
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds, suggests, whole
+from ucaptcha_async.checks import Seconds, seconds, whole
+from ucaptcha_async.errors import ClientStateError
 
+from .event_loop import EventLoop, current
 from .gcra import HAIR, Pace
 from .quota import Quota, Reading
+from .wait_queue import WaitQueue
 
 BATCH = 16
 """The most requests that are let go in one turn of the event loop: many at once would stall it."""
@@ -69,20 +71,19 @@ def _limit(value: int) -> int:
     return whole("limit", value)
 
 
-def _limit_or_none(value: int | None) -> int | None:
-    return None if value is None else _limit(value)
-
-
 def _window(value: Seconds) -> float:
     return seconds("window", value, minimum=0.01)
 
 
-@attrs.define(eq=False)
-class _Waiter:
-    called: anyio.Event = attrs.field(factory=anyio.Event)
+class _Turn(Enum):
+    """What a waiter is called for."""
+
+    DEPART = auto()
+    """Its departure has been counted."""
+    HEAD = auto()
+    """It is the first of the line now."""
 
 
-@suggests
 @attrs.define(eq=False, repr=False, on_setattr=attrs.setters.NO_OP)
 class RateLimiter:
     """At most `limit` requests in every window of `window` seconds, wherever the window starts.
@@ -105,7 +106,12 @@ class RateLimiter:
     _window: float = attrs.field(default=10.0, converter=_window, alias="window")
     _pace: Pace = attrs.field(init=False, repr=False)
     _quota: Quota = attrs.field(init=False, repr=False)
-    _line: OrderedDict[_Waiter, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
+    _line: WaitQueue[_Turn] = attrs.field(init=False, repr=False)
+    _has_head: bool = attrs.field(default=False, init=False, repr=False)
+    _loop: EventLoop | None = attrs.field(default=None, init=False, repr=False)
+    # Seconds by which the loop's clock is ahead of the first loop's, by which everything here is noted.
+    _ahead: float = attrs.field(default=0.0, init=False, repr=False)
+    _bound_at: tuple[float, float] = attrs.field(default=(0.0, 0.0), init=False, repr=False)
     _departed: int = attrs.field(default=0, init=False, repr=False)
     _in_transit: int = attrs.field(default=0, init=False, repr=False)
     _throttled: int = attrs.field(default=0, init=False, repr=False)
@@ -114,6 +120,7 @@ class RateLimiter:
 
     def __attrs_post_init__(self) -> None:
         self._pace = Pace(self.limit, self.window)
+        self._line = WaitQueue(self._returned)
         self._quota = Quota(self._pace)
 
     def __repr__(self) -> str:
@@ -133,8 +140,13 @@ class RateLimiter:
         """Wait until one request may leave.
 
         This is a checkpoint only if it has to wait: the request that follows is one in any case.
+
+        Raises:
+            ClientStateError: Another event loop that still runs uses this limiter.
         """
-        if self._line or self._depart(now := anyio.current_time()) > now:
+        if self._loop is None or not self._loop.runs_here():
+            self._bind()
+        if self._has_head or self._depart(now := self._now()) > now:
             await self._wait()
 
     def observe(self, status: int, headers: Mapping[str, str], *, sent_at: float, received_at: float) -> None:
@@ -147,6 +159,7 @@ class RateLimiter:
             received_at: When the answer came, on the same clock.
         """
         self._in_transit -= 1
+        sent_at, received_at = sent_at - self._ahead, received_at - self._ahead
         reading = Reading.of(headers)
         self._quota.hear(reading, sent_at, received_at)
         # What was sent before the end of a pause says nothing about the time after it. (No pause ends beyond the
@@ -169,11 +182,11 @@ class RateLimiter:
             limit=self.limit,
             window=self.window,
             departed=self._departed,
-            waiting=len(self._line),
+            waiting=len(self._line) + self._has_head,
             in_transit=self._in_transit,
             throttled=self._throttled,
             others=self._quota.others,
-            paused_until=None if self._paused_until == -math.inf else self._paused_until,
+            paused_until=None if self._paused_until == -math.inf else self._paused_until + self._ahead,
         )
 
     def _pause(self, until: float | None, now: float) -> None:
@@ -182,6 +195,12 @@ class RateLimiter:
         self._refusals += 1
         self._paused_until = until
         self._pace.pause(until)
+        recalled = self._line.recall()
+        for turn in recalled:
+            if turn is _Turn.DEPART:
+                self._undo()
+        if _Turn.HEAD in recalled:
+            self._line.call(_Turn.HEAD)
 
     def _depart(self, now: float) -> float:
         """When the next departure may happen; if that is `now`, it has happened."""
@@ -196,114 +215,59 @@ class RateLimiter:
     def _due(self, now: float) -> float:
         return max(self._pace.ready_at(now), self._quota.ready_at(now))
 
-    def _free(self, now: float) -> int:
-        return int(min(self._pace.free(now), self._quota.free(now)))
+    def _bind(self) -> None:
+        """Belong to the running event loop; what departed before still counts, though another loop's clock told it."""
+        if self._loop is not None and self._loop.may_still_run():
+            raise ClientStateError("another event loop, which still runs, uses this rate limiter: give each its own")
+        loop = current()
+        if self._loop is not None:
+            now = self._bound_at[0] + time.monotonic() - self._bound_at[1]
+            self._ahead = loop.time() - now
+            self._line.clear()
+            self._has_head, self._in_transit = False, 0
+        self._loop = loop
+        self._bound_at = self._now(), time.monotonic()
+
+    def _now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time() - self._ahead
 
     async def _wait(self) -> None:
-        me = _Waiter()
-        self._line[me] = None
+        """Wait behind others, or at the head of the line, where one sleeps for all."""
+        if self._has_head and await self._line.wait() is _Turn.DEPART:
+            return
+        self._has_head = True
         try:
-            await self._turn(me)
+            now = self._now()
+            while (due := self._depart(now)) > now:
+                await self._sleep(now, due)
+                now = self._now()
+            self._let_others_go(now)
         finally:
-            was_first = self._first() is me
-            del self._line[me]
-            if was_first and self._line:
-                self._first().called.set()
-
-    async def _turn(self, me: _Waiter) -> None:
-        """Wait behind others, sleep at the head of the line; return after the departure."""
-        while self._first() is not me:
-            await me.called.wait()
-            if self._first() is me:
-                break
-            if self._depart(now := anyio.current_time()) <= now:
-                return
-            me.called = anyio.Event()
-        now = anyio.current_time()
-        while (due := self._depart(now)) > now:
-            await self._sleep(now, due)
-            now = anyio.current_time()
-        self._call_those_who_may_go(now)
+            self._has_head = self._line.call(_Turn.HEAD)
 
     async def _sleep(self, now: float, due: float) -> None:
-        if len(self._line) > 1:  # under load, a timer for each departure costs more than the request's own share
+        if self._line:  # under load, a timer for each departure costs more than the request's own share
             due = max(due, now + self._pace.patience)
         # Not for long at a time: what the service says meanwhile may let us go earlier.
-        await anyio.sleep_until(min(due, now + self._pace.horizon / 20))
+        assert self._loop is not None
+        await self._loop.sleep(max(0.0, min(due, now + self._pace.horizon / 20) - now))
 
-    def _first(self) -> _Waiter:
-        return next(iter(self._line))
+    def _let_others_go(self, now: float) -> None:
+        """After a sleep several may go at once: one per turn of a busy event loop would be too slow."""
+        for _ in range(min(BATCH, len(self._line))):
+            if self._depart(now) > now:
+                break
+            self._line.call(_Turn.DEPART)
 
-    def _call_those_who_may_go(self, now: float) -> None:
-        """After a sleep several may go at once: wake them in one batch, or a busy loop would let one go per turn."""
-        following = next(itertools.islice(self._line, 1, 2), None)
-        if following is None or following.called.is_set():
-            return
-        for waiter in itertools.islice(self._line, 1, 1 + min(self._free(now), BATCH)):
-            waiter.called.set()
+    def _undo(self) -> None:
+        """A departure that was counted did not happen. Its slot is lost, its number is not."""
+        self._departed -= 1
+        self._in_transit -= 1
 
-
-@attrs.frozen(kw_only=True)
-class InFlightStatistics:
-    """How many places of a bound are taken.
-
-    Attributes:
-        limit: The most that may be taken at once; `None` for no bound.
-        in_flight: How many are taken now.
-        waiting: How many wait for a place.
-    """
-
-    limit: int | None
-    in_flight: int
-    waiting: int
-
-
-@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)
-class InFlight:
-    """A bound on what is in flight: a freed place goes straight to the one who waited longest.
-
-    Args:
-        limit: The most places taken at once; `None` for no bound.
-
-    Raises:
-        ConfigurationError: `limit` is neither `None` nor a positive whole number.
-    """
-
-    _limit: int | None = attrs.field(default=None, converter=_limit_or_none, alias="limit")
-    _in_flight: int = attrs.field(default=0, init=False, repr=False)
-    _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict, init=False, repr=False)
-
-    @property
-    def limit(self) -> int | None:
-        """The most places taken at once."""
-        return self._limit
-
-    async def acquire(self) -> None:
-        """Wait for a place. A checkpoint only if there is none free."""
-        if self._limit is None or self._in_flight < self._limit:
-            self._in_flight += 1
-            return
-        given = anyio.Event()
-        self._line[given] = None
-        try:
-            await given.wait()
-        except BaseException:
-            if given.is_set():
-                self.release()
-            else:
-                del self._line[given]
-            raise
-
-    def release(self) -> None:
-        """Give a place back, or straight to the first who waits."""
-        if self._in_flight == 0:
-            raise RuntimeError("released more often than acquired")
-        if self._line:
-            given, _ = self._line.popitem(last=False)
-            given.set()
+    def _returned(self, turn: _Turn) -> None:
+        """A waiter was called, and cancelled before it could go on."""
+        if turn is _Turn.DEPART:
+            self._undo()
         else:
-            self._in_flight -= 1
-
-    def statistics(self) -> InFlightStatistics:
-        """Say how many places are taken."""
-        return InFlightStatistics(limit=self.limit, in_flight=self._in_flight, waiting=len(self._line))
+            self._has_head = self._line.call(_Turn.HEAD)

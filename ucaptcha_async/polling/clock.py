@@ -9,7 +9,7 @@ from random import Random
 
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds, suggests, whole, wrong
+from ucaptcha_async.checks import Seconds, seconds, whole, wrong
 from ucaptcha_async.errors import ConfigurationError
 
 from .history import History, SolveTimes
@@ -18,7 +18,6 @@ from .plans import ENOUGH, Plan
 __all__ = ["PollClock", "Polling", "SolveTimes"]
 
 DEAREST = 3600.0  # s; the price of a poll must stay within the reach of sums
-LONGEST_WAIT = 3600.0  # s; a `Retry-After` beyond it is taken for an error
 
 
 def _positive(name: str, value: Seconds) -> float:
@@ -32,8 +31,8 @@ def _interval(value: Seconds) -> float:
     return _positive("interval", value)
 
 
-def _max_spacing(value: Seconds) -> float:
-    return _positive("max_spacing", value)
+def _max_spacing(value: Seconds | None) -> float | None:
+    return None if value is None else _positive("max_spacing", value)
 
 
 def _callback_net(value: Seconds) -> float:
@@ -69,7 +68,6 @@ def _memory(value: int) -> int:
     return whole("memory", value, minimum=ENOUGH)
 
 
-@suggests
 @attrs.frozen(kw_only=True)
 class Polling:
     """When a task is asked for: by default learned per task type, at the least cost of polls and delay.
@@ -82,7 +80,8 @@ class Polling:
         schedule: Seconds from acceptance to each poll, in place of what is learned; after the last, every `interval`.
         jitter: How far a poll that is not due at the earliest moment may move, as a share of `interval`.
         poll_price: Seconds of delay that one poll is worth: more of it polls less and learns of solutions later.
-        max_spacing: Seconds to which repeated faults may stretch the spacing.
+        max_spacing: Seconds to which repeated faults, or a `Retry-After`, may stretch the spacing. Default: four
+            intervals.
         callback_net: Seconds between polls where results are pushed, as a net for those that get lost.
         memory: Solves remembered per task type.
 
@@ -95,7 +94,7 @@ class Polling:
     schedule: tuple[float, ...] | None = attrs.field(default=None, converter=_ages)
     jitter: float = attrs.field(default=0.1, converter=_jitter)
     poll_price: float = attrs.field(default=0.65, converter=_poll_price)
-    max_spacing: float = attrs.field(default=60.0, converter=_max_spacing)
+    max_spacing: float | None = attrs.field(default=None, converter=_max_spacing)
     callback_net: float = attrs.field(default=30.0, converter=_callback_net)
     memory: int = attrs.field(default=100, converter=_memory)
 
@@ -191,11 +190,39 @@ class PollClock:
         """The poll failed, and is only late: by longer if that repeats, and by `retry_after` seconds at least."""
         self.faults += 1
         polling = self.polling
+        longest = max(polling.interval, 4 * polling.interval if polling.max_spacing is None else polling.max_spacing)
         # The exponent is bounded, as 2.0 ** 1024 overflows.
-        spacing = max(polling.interval, min(polling.max_spacing, polling.interval * 2.0 ** min(self._streak, 60)))
+        spacing = min(longest, polling.interval * 2.0 ** min(self._streak, 60))
         self._streak += 1
-        wait = retry_after if retry_after is not None and 0 <= retry_after <= LONGEST_WAIT else 0.0
-        self.next_poll = max(self._last + spacing, now + wait) + self._rng.random() * polling.jitter * spacing
+        wait = min(retry_after, longest) if retry_after is not None and retry_after >= 0 else 0.0
+        due = max(self._last + spacing, now + wait)
+        self.next_poll = max(due, min(due + self._rng.random() * polling.jitter * spacing, self._last + longest))
+
+    @property
+    def earliest(self) -> float:
+        """When the next poll may start at the earliest."""
+        return max(self.accepted_at, self._last + self.polling.interval)
+
+    @property
+    def stretched(self) -> bool:
+        """Whether faults put the next poll off by more than the interval."""
+        return self._streak > 1
+
+    def brought_back(self, now: float) -> None:
+        """The service answers again: poll as soon as the interval allows."""
+        self._streak = 0
+        self.next_poll = max(now, self.earliest)
+
+    def not_before(self, time: float) -> None:
+        """Somebody else polled the task: the next poll waits until then."""
+        self.next_poll = max(self.next_poll, time)
+
+    def interrupted(self, sent_at: float) -> None:
+        """The wait was given up during a poll. The next one keeps the distance, by a little more each time, or short
+        waits in a row might all end just before the answer.
+        """
+        self.polled(sent_at)
+        self.next_poll += self._rng.random() * self.polling.interval / 5
 
     def ready(self, received_at: float, solve_time: float | None = None) -> None:
         """The poll was answered: ready, after `solve_time` seconds if the service says so."""

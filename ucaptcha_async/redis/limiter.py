@@ -300,9 +300,6 @@ class RedisRateLimiter(RateLimiter):
     def _due(self, now: float) -> float:
         return self._pace.ready_at(now)
 
-    def _free(self, now: float) -> int:
-        return self._pace.free(now)
-
     async def _sleep(self, now: float, due: float) -> None:
         if due < math.inf:
             await super()._sleep(now, due)
@@ -317,7 +314,7 @@ class RedisRateLimiter(RateLimiter):
             raise ClientStateError("a RedisRateLimiter with a URL is used inside `async with` only")
         if now < self._away_until <= now + 1:
             raise RedisUnavailableError("Redis did not answer a moment ago")
-        arguments = self._shared.ask(len(self._line), spacing, now)
+        arguments = self._shared.ask(len(self._line) + 1, spacing, now)
         try:
             # Not to be cancelled: a lost answer is lost turns, and a connection that is cancelled half made is lost
             # to the pool of coredis.

@@ -1,9 +1,15 @@
-"""The line that one solve walks: place, money, journal, submit, wait, solution. In the caller's own task."""
+"""The whole way of one solve, in the caller's own task: place, journal, account, money, submit, wait, solution.
+
+QUEUED ──▶ SUBMITTING ──▶ WAITING ──▶ ENDED
+▲                         │
+└──── another attempt ◀───┘  unsolvable, refunded
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
+from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -11,7 +17,10 @@ import attrs
 
 from ucaptcha_async.checks import Seconds, seconds
 from ucaptcha_async.errors import (
+    APIConnectionError,
+    Attempt,
     ClientStateError,
+    InvalidTaskError,
     JournalError,
     RateLimitedError,
     SolveTimeoutError,
@@ -20,17 +29,31 @@ from ucaptcha_async.errors import (
     UCaptchaError,
     UnsolvableError,
 )
-from ucaptcha_async.events import Cancelled, Failed, Polled, Retried, Solved, Submitted, Throttled
+from ucaptcha_async.events import (
+    Cancelled,
+    Failed,
+    Polled,
+    PollRefused,
+    Retried,
+    Solved,
+    Submitted,
+    Throttled,
+    TypeNameChosen,
+    Uncertain,
+)
 from ucaptcha_async.journal import Claim, ClaimKind, Entry
-from ucaptcha_async.json_values import SecretMapping
+from ucaptcha_async.json_values import NumericId
 from ucaptcha_async.polling import PollClock
 from ucaptcha_async.results import Solution, Status
-from ucaptcha_async.secrecy import SecretStr, passwords
+from ucaptcha_async.secrecy import SecretMapping, SecretStr, passwords
 from ucaptcha_async.tasks import Task
-from ucaptcha_async.transport.api import Answer, is_fault
+from ucaptcha_async.tasks.names import Name
+from ucaptcha_async.transport.api import Answer, Unreadable, WrongTask
+from ucaptcha_async.transport.error_codes import CODES, ends_wait
 
-from .session import Engine, Ticket, Walk, attempted
-from .submit import Submit
+from .lease import End, Fate, Lease
+from .session import Session, noted
+from .submit import submit
 
 S = TypeVar("S", bound=Solution)
 T = TypeVar("T")
@@ -41,13 +64,16 @@ MAX_RESUBMITS = 2
 BUSY_DELAY = 1.0
 """Seconds until the journal is asked again about a key that another process is submitting."""
 
+LAST_CHANCE = 1.0
+"""Seconds before the deadline at which a task is asked for once more, if its next poll would come too late."""
+
 
 @attrs.frozen(kw_only=True)
 class Options:
     """What one call may choose, with the client's own choice as the default.
 
     Attributes:
-        timeout: Seconds for the whole solve.
+        timeout: Seconds for the whole solve; infinite for no limit.
         selection_mode: How the service chooses a provider; `None` leaves it to the key's settings.
         provider: The provider to use; `None` leaves it to the service.
         attempts: How many tasks may be paid for until one is solved; a failed one is refunded.
@@ -65,6 +91,19 @@ class Options:
         return self.retry_selection_mode or self.selection_mode if attempt > 1 else self.selection_mode
 
 
+class State(StrEnum):
+    """Where a solve stands."""
+
+    QUEUED = "queue"
+    SUBMITTING = "submit"
+    WAITING = "wait"
+    ENDED = "ended"
+
+
+_DOING = {State.QUEUED: "in the queue", State.SUBMITTING: "while submitting", State.WAITING: "while waiting"}
+
+
+@attrs.define(eq=False, repr=False, weakref_slot=True)
 class Job(Generic[S]):
     """A task that the service has accepted: wait for it now, later, or in another process.
 
@@ -72,33 +111,34 @@ class Job(Generic[S]):
         task_id: The service's id; `None` only for an immediate answer that came without one.
     """
 
-    def __init__(self, engine: Engine, walk: Walk, kind: type[Task[S]], lifetime: float | None, timeout: float) -> None:
-        self._engine = engine
-        self._walk = walk
-        self._kind = kind
-        self._lifetime = lifetime
-        self._timeout = timeout
-        self._ticket = Ticket(engine, walk)
-        self._answer: Answer | None = None
-        self._solution: S | None = None
-        self._clock: PollClock | None = None
-        self._waiting = False
-        self._mode: str | None = None
-        self._accepted_at: float | None = None
-        self._left_at: float | None = None
+    # Inside the library it is one solve from end to end, and what its errors and events tell of it.
+    session: Session = attrs.field()
+    task: Task[S] = attrs.field()
+    options: Options = attrs.field()
+    key: str | None = None
+    task_id: str | None = None
+    state: State = State.QUEUED
+    fate: Fate | None = None
+    lease: Lease | None = None
+    answer: Answer | None = None
+    solution: S | None = None
+    clock: PollClock | None = None
+    exchange: Any = None
+    trouble: UCaptchaError | None = None
+    attempts: tuple[Attempt, ...] = ()
+    mode: str | None = None
+    secrets: tuple[str, ...] = ()
+    accepted_at: float | None = None
+    from_journal: bool = False
+    maybe_charged: bool = False
+    other_name: str | None = None
+    scope: anyio.CancelScope | None = None
+    watchers: anyio.Event | None = None
+    handed_out: bool = False
+    answerable: bool = False
+    respell: bool = False
 
-    @property
-    def task_id(self) -> str | None:
-        """The service's id of the task."""
-        return self._walk.task_id
-
-    def __repr__(self) -> str:
-        state = "solved" if self._solution is not None else "open"
-        return f"<Job {self._walk.task_type} task_id={self.task_id!r} {state}>"
-
-    def __del__(self) -> None:
-        # A job that nobody can wait for any more must not keep others from being submitted.
-        self._ticket.release_place()
+    # --- what a program calls -----------------------------------------------------------------------------------------
 
     async def wait(self, timeout: Seconds | None = None) -> S:
         """Wait for the solution, through whatever faults, until the deadline.
@@ -106,367 +146,519 @@ class Job(Generic[S]):
         A job that timed out or whose waiter was cancelled can be waited for again.
 
         Args:
-            timeout: Seconds from now (`float` or `timedelta`). Default: what is left of the solve's own time.
+            timeout: Seconds from now (`float` or `timedelta`). Default: the timeout of the call that made the job.
 
         Raises:
             SolveTimeoutError: Not solved in time. It may still be: wait again.
-            UnsolvableError: The service gave up, and refunds the charge.
+            UnsolvableError: The service gave up.
             TaskNotFoundError: The service does not know the id, or no longer.
+            ClientStateError: Another task waits for this job already; or the client is closed.
             UCaptchaError: Any other refusal.
         """
-        if self._waiting:
+        if self.solution is not None:
+            return self.solution
+        if self.scope is not None:
             raise ClientStateError("another task is waiting for this job already", task_id=self.task_id)
-        allowed = self._timeout if timeout is None else seconds("timeout", timeout, allow_inf=True)
-        self._waiting = True
-        try:
-            return await within(self._engine, self._walk, allowed, self.finish)
-        finally:
-            self._waiting = False
+        allowed = self.options.timeout if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        self.session.check_open(self.task_id)
+        return await self.run(self.wait_for_end(), allowed)
 
-    async def finish(self) -> S:
-        """Wait without a deadline of its own."""
-        if self._solution is not None:
-            return self._solution
-        self._walk.phase = "wait"
-        self._engine.tally.waiting += 1
-        self._expect()
+    @property
+    def kind(self) -> str:
+        """The kind of the task: what is learned and counted goes by it."""
+        return self.task.kind
+
+    def __repr__(self) -> str:
+        state = "solved" if self.solution is not None else "open"
+        return f"<Job {self.kind} task_id={self.task_id!r} {state}>"
+
+    def __del__(self) -> None:
+        # A job that nobody can wait for any more must not keep others from being submitted.
+        if self.handed_out and self.answerable and self.lease is not None:
+            self.session.drop(self.lease, self.task_id)
+
+    # --- one solve ----------------------------------------------------------------------------------------------------
+
+    async def run(self, way: Coroutine[Any, Any, T], timeout: float) -> T:
+        """Go one way for `timeout` seconds at the most, and tell how it ended."""
+        session = self.session
+        session.running.add(self)
         try:
-            if self._answer is None:
-                assert self.task_id is not None  # only an answer comes without
-                self._answer = await self._engine.watched(self.task_id, self._poll)
-            return await self._settle(self._answer)
+            with anyio.CancelScope(deadline=session.loop.time() + timeout) as self.scope:
+                return await way
+            raise self._stopped(timeout)
         except UCaptchaError as error:
-            await self._end(error)
+            self._failed(error)
+            raise
+        except BaseException as error:
+            self._broken_off(error)
+            raise
+        finally:
+            self.scope = None
+            session.stopped_running(self)
+
+    async def solve(self) -> S:
+        """Submit and wait, with as many attempts as allowed."""
+        for attempt in range(1, self.options.attempts + 1):
+            try:
+                await self.submit(attempt)
+                return await self.wait_for_end()
+            except UnsolvableError:
+                if attempt == self.options.attempts:
+                    raise
+        raise AssertionError("unreachable: attempts is at least 1")
+
+    async def alone(self, way: Coroutine[Any, Any, T]) -> T:
+        """Go one way while no other call with the same key does."""
+        assert self.key is not None
+        try:
+            async with self.session.alone_with(self.key):
+                return await way
+        finally:
+            way.close()  # a coroutine that was never awaited would complain
+
+    async def submit(self, attempt: int = 1) -> None:
+        """Submit a task; again, where that was asked for, when its fate is unknown."""
+        resubmits = MAX_RESUBMITS if self.session.on_uncertain == "resubmit" else 0
+        while True:
+            try:
+                return await self._submit_once(attempt)
+            except SubmitUncertainError:
+                if not resubmits or self.exchange is None:
+                    raise
+                resubmits -= 1
+
+    async def _submit_once(self, attempt: int) -> None:
+        session, lease = self.session, Lease(self.session, self.kind)
+        self.state, self.lease, self.task_id = State.QUEUED, lease, None
+        self.answer = self.exchange = self.fate = self.clock = self.accepted_at = None
+        self.mode = self.options.mode(attempt)
+        try:
+            session.check_submits()
+            await lease.take_place()
+            # Work with a name may be paid for already: that needs neither a good account nor money.
+            if self.key is not None and await self._claimed(lease):
+                return
+            await session.breaker.check(session.api.get_balance)
+            await lease.reserve()
+            if self.key is None:
+                await self._claimed(lease)
+            self.state = State.SUBMITTING
+            answer = await self._submitted()
+        except BaseException as error:
+            self._tell_breaker(error)
+            await self._not_accepted(lease, error)
+            raise
+        session.breaker.accepted()
+        await self._accepted(answer, attempt)
+
+    async def wait_for_end(self) -> S:
+        """Wait for a task that the service has, without a deadline of its own."""
+        session = self.session
+        self.state = State.WAITING
+        session.tally.waiting += 1
+        try:
+            if session.callbacks is not None and self.task_id is not None:
+                session.callbacks.expect(self.task_id)
+            if self.answer is None:
+                await self._watch_others()
+            if self.answer is None:
+                self.answer = await self._poll()
+            return await self._settle(self.answer)
+        except UCaptchaError as error:
+            await self._ended(error)
             raise
         except BaseException:
-            await self._ticket.parked()
+            await self._close(Fate.PARKED)
             raise
         finally:
-            self._engine.tally.waiting -= 1
-            if self._engine.callbacks is not None and self.task_id is not None:
-                self._engine.callbacks.forget(self.task_id)
+            session.tally.waiting -= 1
+            if session.callbacks is not None and self.task_id is not None:
+                session.callbacks.forget(self.task_id)
 
-    def _expect(self) -> None:
-        if self._engine.callbacks is not None and self.task_id is not None:
-            self._engine.callbacks.expect(self.task_id)
+    # --- the submit's ends --------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> PollClock:
-        engine = self._engine
-        if self._clock is None:
-            resumed = self._accepted_at is None
-            accepted_at = self._accepted_at = anyio.current_time() if self._accepted_at is None else self._accepted_at
-            self._clock = PollClock(
-                engine.polling,
-                engine.times,
-                self._walk.task_type,
-                accepted_at,
-                engine.rng,
-                net=engine.callbacks is not None,
-                resumed=resumed,
+    async def _submitted(self) -> Answer:
+        """Submit, under the name that the service knows the kind by."""
+        search = await self.session.type_names.begin(self.task, self.options.provider)
+        try:
+            answer = await submit(self, search)
+            if search.accepted() and search.name is not None:
+                name, refused = search.name, tuple(search.tried)
+                self.session.emit(TypeNameChosen, self, name=name.type, refused=refused, inferred=name.inferred)
+            return answer
+        finally:
+            search.end()
+
+    def wire(self, name: Name | None) -> tuple[SecretMapping, dict[str, str], tuple[str, ...]]:
+        """The task as it is sent, the other fields of `createTask`, and what no error may show."""
+        callbacks = self.session.callbacks
+        url = None if callbacks is None else callbacks.url
+        fields = {"callbackUrl": url, "selectionMode": self.mode, "provider": self.options.provider}
+        wire = SecretMapping(self.task.to_wire(name))
+        of_callback = () if url is None else (SecretStr(url), SecretStr(url.rpartition("/")[2]))
+        self.secrets = (*passwords(wire), *of_callback)
+        return wire, {name: value for name, value in fields.items() if value}, self.secrets
+
+    async def _accepted(self, answer: Answer, attempt: int) -> None:
+        self.accepted_at = answer.received_at
+        self.session.tally.submitted += 1
+        if answer.status not in (Status.READY, Status.FAILED):
+            self.answer = None
+        self.state, self.exchange, self.answerable = State.WAITING, None, answer.task_id is not None
+        # An end that is written at once says the same, in one line of the journal instead of two.
+        if answer.task_id is not None and (self.answer is None or self.handed_out):
+            assert self.lease is not None
+            await self.lease.accepted(answer.task_id)
+        self.session.emit(Submitted, self, attempt=attempt)
+
+    async def _claimed(self, lease: Lease) -> bool:
+        """Whether the journal knows the piece of work already, so that there is nothing to submit."""
+        while True:
+            claim = await lease.begin(self.key)
+            if claim is None or claim.kind is ClaimKind.NEW:
+                return False
+            if claim.kind is not ClaimKind.BUSY:
+                break
+            await self.session.loop.sleep(BUSY_DELAY)
+        if claim.kind is ClaimKind.UNCERTAIN:
+            raise SubmitUncertainError(
+                f"the work {self.key!r} was submitted before and its fate is unknown; "
+                "it is not submitted again unless on_uncertain='resubmit'",
+                task_id=claim.task_id,
             )
-        if self.task_id is not None:
-            self._clock.next_poll = max(self._clock.next_poll, engine.may_poll_at(self.task_id))
-        return self._clock
+        self._take_up(claim)
+        return True
+
+    def _take_up(self, claim: Claim) -> None:
+        self.task_id = claim.task_id
+        self.from_journal = claim.kind is ClaimKind.DONE
+        if claim.kind is ClaimKind.DONE and claim.entry.solution is not None:
+            self.answer = _remembered(claim.entry, self.session.loop.time())
+        elif claim.task_id is None:
+            raise JournalError(f"the work {self.key!r} is solved, but the journal keeps neither solution nor task id")
+
+    def _tell_breaker(self, error: BaseException) -> None:
+        breaker, exchange = self.session.breaker, self.exchange
+        answered = exchange is not None and exchange.status is not None
+        if not answered or not isinstance(error, UCaptchaError):
+            breaker.stand_down()
+        elif exchange.in_protocol or isinstance(error, RateLimitedError):
+            breaker.refused(error, certain=exchange.code in CODES)
+        else:
+            breaker.foreign()
+
+    async def _not_accepted(self, lease: Lease, error: BaseException) -> None:
+        """Settle a submit that did not end with an accepted task in the caller's hands."""
+        exchange = self.exchange
+        if isinstance(error, UCaptchaError) and exchange is not None:
+            self._attempted(error)
+        if self.answer is not None:
+            await self._answered_too_late(lease, self.answer)
+        elif exchange is None:
+            await lease.close(Fate.UNSENT)
+        elif exchange.named is not None and self.fate is Fate.UNCERTAIN:
+            self.task_id = exchange.named
+            await lease.accepted(exchange.named)
+            await self._close(Fate.PARKED)
+        else:
+            fate = self.fate or (Fate.UNCERTAIN if exchange.sent else Fate.UNSENT)
+            self.maybe_charged = self.maybe_charged or fate in (Fate.UNCERTAIN, Fate.FAILED_BY_CODE)
+            if fate is Fate.UNCERTAIN:
+                self.session.emit(Uncertain, self)
+            if fate is Fate.FAILED_BY_CODE and isinstance(error, UCaptchaError):
+                error.charged = None
+            await lease.close(fate, End(error_code=error.error_code if isinstance(error, UCaptchaError) else None))
+
+    async def _answered_too_late(self, lease: Lease, answer: Answer) -> None:
+        """Cancelled, and the answer came within the grace: what is paid for is known."""
+        if answer.status == Status.FAILED:
+            await self._close(Fate.FAILED, answer)
+        elif self.task_id is None:
+            await self._close(Fate.SOLVED, answer)
+        else:
+            await lease.accepted(self.task_id)
+            await self._close(Fate.PARKED)
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    async def _watch_others(self) -> None:
+        """Wait for whoever in this client asks for the same task already: it is not polled twice as often."""
+        assert self.task_id is not None
+        asking = self.session.asking
+        while (other := asking.get(self.task_id)) is not None:
+            other.watchers = other.watchers or anyio.Event()
+            await other.watchers.wait()
+            if other.answer is not None:
+                self.answer = other.answer
+                return
 
     async def _poll(self) -> Answer:
-        engine, clock, task_id = self._engine, self._schedule(), self.task_id
+        """Ask until the task has ended."""
+        session, clock, task_id = self.session, self._schedule(), self.task_id
         assert task_id is not None
+        session.asking[task_id] = self
         try:
             while True:
-                if clock.net:
-                    await self._until_called(clock)
-                await anyio.sleep(max(0.0, clock.next_poll - anyio.current_time()))
-                engine.tally.polls += 1
-                self._left_at = None
+                if clock.net or clock.stretched:
+                    await self._until_brought_forward(clock)
+                await session.loop.sleep(max(0.0, self._due(clock) - session.loop.time()))
+                exchange = self.exchange = session.api.get_task_result(self.task_id or task_id, self.secrets)
+                session.tally.polls += 1
                 try:
-                    answer = await engine.api.get_task_result(task_id, self._departing)
+                    answer = await session.api.ask(exchange, self.other_name)
                 except UCaptchaError as error:
-                    if not is_fault(error):
-                        clock.polled(anyio.current_time())
+                    clock.polled(exchange.sent_at or session.loop.time())
+                    ends = isinstance(error, ClientStateError) or (exchange.in_protocol and ends_wait(exchange.code))
+                    if ends and not self._respelled(error):
                         raise
                     self._late(clock, error)
                 except BaseException:
-                    self._interrupted(clock)
+                    if exchange.sent_at is not None:
+                        clock.interrupted(exchange.sent_at)
                     raise
                 else:
                     if self._heard(clock, answer):
                         return answer
+                self.exchange = None
         finally:
-            engine.leave(task_id, clock.next_poll)
+            del session.asking[task_id]
+            self.exchange = None
+            session.leave(task_id, clock.next_poll)
+            if self.watchers is not None:
+                self.watchers.set()
+                self.watchers = None
 
-    def _departing(self) -> None:
-        self._left_at = anyio.current_time()
+    def _schedule(self) -> PollClock:
+        session = self.session
+        if self.clock is None:
+            resumed, now = self.accepted_at is None, session.loop.time()
+            self.accepted_at = now if self.accepted_at is None else self.accepted_at
+            net = session.callbacks is not None
+            self.clock = PollClock(
+                session.polling, session.times, self.kind, self.accepted_at, session.rng, net=net, resumed=resumed
+            )
+        if self.task_id is not None:
+            self.clock.not_before(session.may_poll_at(self.task_id))
+        return self.clock
+
+    def _due(self, clock: PollClock) -> float:
+        """When the next poll is due; one comes just before the deadline, if the next would come after it."""
+        deadline = self.scope.deadline if self.scope is not None else clock.next_poll
+        if clock.next_poll >= deadline:
+            last = max(clock.earliest, deadline - LAST_CHANCE)
+            return last if last < deadline else clock.next_poll
+        return clock.next_poll
+
+    async def _until_brought_forward(self, clock: PollClock) -> None:
+        """Wait for the next poll, or for a callback or a good answer to somebody else that brings it forward."""
+        session, callbacks = self.session, self.session.callbacks
+        if clock.stretched:
+            if await session.until_reached(self._due(clock) - session.loop.time()):
+                clock.brought_back(session.loop.time())
+        elif callbacks is not None and await callbacks.wait_until(self.task_id or "", self._due(clock)):
+            clock.hinted(session.loop.time())
 
     def _heard(self, clock: PollClock, answer: Answer) -> bool:
         """Take a poll's answer in. `True` if it is the last one."""
-        self._walk.trouble = None
+        session, self.trouble = self.session, None
+        session.reached()
         clock.polled(answer.sent_at)
         if answer.status in (Status.READY, Status.FAILED):
             return True
         if answer.status not in (Status.IDLE, Status.PROCESSING):
-            self._engine.report_unknown(answer.status)
+            session.warn_once(f"status {answer.status}", "unknown task status %r counts as pending", answer.status[:40])
         clock.pending(answer.received_at)
-        self._engine.emit(Polled, self._walk, status=answer.status, polls=clock.polls)
+        session.emit(Polled, self, status=answer.status, polls=clock.polls)
         return False
 
-    def _interrupted(self, clock: PollClock) -> None:
-        """The wait was given up during a poll. The next one keeps the distance, by a little more each time, or short
-        waits in a row might all end just before the answer.
-        """
-        if self._left_at is None:
-            return
-        clock.polled(self._left_at)
-        clock.next_poll += self._engine.rng.random() * self._engine.polling.interval / 5
-
-    async def _until_called(self, clock: PollClock) -> None:
-        """Wait for the next poll, or for a callback that brings it forward."""
-        callbacks, task_id = self._engine.callbacks, self.task_id
-        if callbacks is not None and task_id is not None and await callbacks.wait_until(task_id, clock.next_poll):
-            clock.hinted(anyio.current_time())
+    def _respelled(self, error: UCaptchaError) -> bool:
+        """Whether an id of digits that was not found is to be asked for once more, as a number."""
+        task_id = self.task_id
+        if not self.respell or not isinstance(error, TaskNotFoundError):
+            return False
+        self.respell = False
+        if task_id is None or not task_id.isdecimal() or task_id.startswith("0"):
+            return False
+        self.task_id = NumericId(task_id)
+        return True
 
     def _late(self, clock: PollClock, error: UCaptchaError) -> None:
         """A failed poll is a late poll."""
-        now = anyio.current_time()
-        clock.polled(now)
+        session, now = self.session, self.session.loop.time()
         clock.faulted(now, error.retry_after)
-        engine, walk = self._engine, self._walk
-        walk.trouble = error
-        if isinstance(error, RateLimitedError):
-            engine.emit(Throttled, walk, endpoint="getTaskResult")
-        engine.emit(
-            Retried,
-            walk,
-            endpoint="getTaskResult",
-            reason=type(error).__name__,
-            error_code=error.error_code,
-            delay=clock.next_poll - now,
-        )
+        self.trouble = error
+        if isinstance(error, WrongTask):
+            self.other_name = error.named
+        elif isinstance(error, APIConnectionError):
+            session.unreachable(error, "tasks at the service are asked for until their own deadlines")
+        elif isinstance(error, RateLimitedError):
+            session.emit(Throttled, self, endpoint="getTaskResult")
+        elif not error.retryable and not isinstance(error, Unreadable):
+            told = error.error_code or type(error).__name__
+            if session.warn_once(f"poll {told}", "a poll was refused, and the wait goes on: %s", error):
+                session.emit(PollRefused, self, error=error)
+        reason, delay = type(error).__name__, clock.next_poll - now
+        session.emit(Retried, self, endpoint="getTaskResult", reason=reason, error_code=error.error_code, delay=delay)
+
+    # --- the wait's ends ----------------------------------------------------------------------------------------------
 
     async def _settle(self, answer: Answer) -> S:
+        """The task has ended: write it down, then read what came."""
         if answer.status == Status.FAILED:
-            raise failed(answer, self.task_id)
-        clock, engine = self._clock, self._engine
+            raise _unsolvable(answer, self.task_id)
+        session, clock = self.session, self.clock
         if clock is not None:
             clock.ready(answer.received_at, answer.solve_time)
         # Written before it is read: even a solution that lacks what its type promises was paid for.
-        if self._walk.from_journal:
-            self._ticket.release_place()
-        else:
-            await self._ticket.solved(self.task_id, answer.cost, answer.solve_time, answer.solution)
-        solution: S = self._kind.solution_class.parse(  # type: ignore[assignment]
+        await self._close(Fate.SOLVED, answer)
+        self.solution = self._parsed(answer)
+        session.tally.solved += 1
+        self._attempted(None, answer.cost)
+        session.note_end(self, self.solution)
+        session.emit(
+            Solved,
+            self,
+            cost=answer.cost,
+            solve_time=answer.solve_time,
+            elapsed=0.0 if self.accepted_at is None else answer.received_at - self.accepted_at,
+            polls=self.solution.polls,
+            from_journal=self.from_journal,
+        )
+        return self.solution
+
+    def _parsed(self, answer: Answer) -> S:
+        solution: S = self.task.solution_class.parse(  # type: ignore[assignment]
             answer.solution,
             task_id=self.task_id,
             cost=answer.cost,
             solve_time=answer.solve_time,
-            polls=clock.polls if clock is not None else 0,
-            lifetime=self._lifetime,
-            feedback=functools.partial(feedback, engine, self.task_id),
-        )
-        self._solution = solution
-        engine.tally.solved += 1
-        attempted(self._walk, None, answer.cost, self._mode)
-        engine.emit(
-            Solved,
-            self._walk,
-            cost=answer.cost,
-            solve_time=answer.solve_time,
-            elapsed=0.0 if self._accepted_at is None else answer.received_at - self._accepted_at,
-            polls=solution.polls,
-            from_journal=self._walk.from_journal,
+            polls=self.clock.polls if self.clock is not None else 0,
+            lifetime=self.task.lifetime,
+            feedback=functools.partial(feedback, self.session, self.task_id, self.secrets),
         )
         return solution
 
-    async def _end(self, error: UCaptchaError) -> None:
+    async def _close(self, fate: Fate, answer: Answer | None = None, error_code: str | None = None) -> None:
+        """Settle what the task holds; a task that was taken up by its id holds nothing, and its cost counts."""
+        session, lease = self.session, self.lease
+        if fate is not Fate.PARKED:
+            self.state = State.ENDED
+            self._not_answerable()
+        if self.from_journal:
+            if lease is not None:
+                lease.free_place()
+            return
+        end = End(task_id=self.task_id, error_code=error_code)
+        if answer is not None:
+            kept = answer.solution if isinstance(answer.solution, dict) else None
+            end = attrs.evolve(end, cost=answer.cost, solve_time=answer.solve_time, solution=kept)
+        await (lease or Lease(session, self.kind)).close(fate, end)
+
+    async def _ended(self, error: UCaptchaError) -> None:
         error.task_id = error.task_id or self.task_id
-        attempted(self._walk, error, None, self._mode)
-        if self._clock is not None:
-            self._clock.ended()
-        if isinstance(error, UnsolvableError):
-            await self._ticket.failed(self.task_id, error.error_code)
+        self._attempted(error)
+        if self.state is State.ENDED:
+            return  # solved, and what came lacks what its type promises
+        if self.clock is not None:
+            self.clock.ended()
+        submitted_here = self.lease is not None and not self.respell
+        if self.answer is not None and self.answer.status == Status.FAILED:
+            await self._close(Fate.FAILED, error_code=error.error_code)
         elif isinstance(error, TaskNotFoundError):
-            # Nothing will ever be learned of it: the charge stands, and the row is closed.
-            self._ticket.keep()
-            await self._ticket.failed(self.task_id, error.error_code)
+            error.charged = True if submitted_here else None
+            self.maybe_charged = self.maybe_charged or submitted_here
+            await self._close(Fate.LOST, error_code=error.error_code)
+        elif isinstance(error, UnsolvableError | InvalidTaskError):
+            error.charged = None
+            self.maybe_charged = True
+            await self._close(Fate.FAILED_BY_CODE, error_code=error.error_code)
         else:
-            # A poll was refused, not the task: that is paid for, and may be waited for again.
             error.charged = True
-            await self._ticket.parked()
+            await self._close(Fate.PARKED)
+
+    # --- what the caller learns ---------------------------------------------------------------------------------------
+
+    @property
+    def charged(self) -> bool | None:
+        """Whether money was spent, as far as is known now."""
+        if self.task_id is not None and self.state is not State.ENDED:
+            return True
+        sent = self.state is State.SUBMITTING and self.exchange is not None and self.exchange.sent
+        return None if self.maybe_charged or (sent and self.fate is None) else False
+
+    def stop(self) -> None:
+        """End what runs, because the client closes."""
+        if self.scope is not None:
+            self.scope.cancel()
+
+    def _stopped(self, timeout: float) -> UCaptchaError:
+        if self.session.ends is not None:
+            message = f"{self.session.ends} {_DOING.get(self.state, '')}".rstrip()
+            return ClientStateError(message, task_id=self.task_id, charged=self.charged)
+        trouble = f"; the last request failed: {self.trouble.message}" if self.trouble is not None else ""
+        error = SolveTimeoutError(
+            f"no solution within {timeout:g} s; timed out {_DOING.get(self.state, '')}{trouble}",
+            task_id=self.task_id,
+            phase=self.state.value,
+            charged=self.charged,
+        )
+        error.__cause__ = self.trouble
+        self._attempted(error)
+        return error
+
+    def _failed(self, error: UCaptchaError) -> None:
+        error.attempts = self.attempts
+        if error.charged is False and self.maybe_charged:
+            error.charged = None  # the last task was not charged; an earlier one of unknown fate may have been
+        if isinstance(error, ClientStateError | JournalError) and self.charged:
+            error.task_id, error.charged = self.task_id, True
+            self._abandon()
+        if not self.handed_out:
+            self._not_answerable()
+        self.session.tally.failed += 1
+        self.session.emit(Failed, self, error=error)
+        self.session.note_end(self, error)
+
+    def _broken_off(self, error: BaseException) -> None:
+        """Cancelled, or a defect of ours or of the caller's own code: it comes out as it is."""
+        self._abandon()
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            self.session.tally.cancelled += 1
+            self.session.emit(Cancelled, self)
+        else:
+            self.session.tally.failed += 1
+            noted(error, self)
+
+    def _abandon(self) -> None:
+        if self.lease is not None:
+            self.lease.free_place()
+        if self.task_id is not None and self.state is not State.ENDED:
+            self.session.abandoned.append(self.task_id)
+            self._not_answerable()
+
+    def _not_answerable(self) -> None:
+        self.answerable = False
+        if self.task_id is not None:
+            self.session.open.discard(self.task_id)
+
+    def _attempted(self, error: UCaptchaError | None, cost: Any = None) -> None:
+        """Note one createTask of a solve, and how it went."""
+        uncertain = isinstance(error, SubmitUncertainError)
+        task_id = self.task_id if error is None else error.task_id or self.task_id
+        attempt = Attempt(task_id=task_id, error=error, cost=cost, selection_mode=self.mode, uncertain=uncertain)
+        self.attempts = (*self.attempts, attempt)
 
 
-def failed(answer: Answer, task_id: str | None) -> UnsolvableError:
+def _unsolvable(answer: Answer, task_id: str | None) -> UnsolvableError:
     """The error for a task that the service has given up. Source: docs/api/ucaptcha/get-task-result."""
     told = f": {answer.error_description}" if answer.error_description else ""
     code = answer.error_code or "ERROR_CAPTCHA_UNSOLVABLE"
-    return UnsolvableError(
-        f"the task could not be solved and is refunded{told}", task_id=task_id or answer.task_id, error_code=code
-    )
+    message = f"the task could not be solved and is refunded{told}"
+    return UnsolvableError(message, task_id=task_id or answer.task_id, error_code=code)
 
 
-async def feedback(engine: Engine, task_id: str | None, accepted: bool, message: str, code: str | None) -> str:
-    """Tell the service whether a solution worked."""
-    if task_id is None:
-        raise ClientStateError("this solution came without a task id, so there is nothing to give feedback on")
-    result: dict[str, Any] = {"invalid": not accepted, "message": message}
-    if code is not None:
-        result["code"] = code
-    return await engine.api.feedback(task_id, result)
-
-
-async def within(engine: Engine, walk: Walk, timeout: float, call: Callable[[], Awaitable[T]]) -> T:
-    """Await `call` for `timeout` seconds at the most, and tell how it ended."""
-    try:
-        with anyio.move_on_after(timeout):
-            return await call()
-        raise _out_of_time(walk, timeout) from walk.trouble
-    except UCaptchaError as error:
-        error.attempts = tuple(walk.attempts)
-        if error.charged is False and any(attempt.uncertain for attempt in error.attempts):
-            error.charged = None  # the last task was not charged; an earlier one of unknown fate may have been
-        engine.tally.failed += 1
-        engine.emit(Failed, walk, error=error)
-        raise
-    except anyio.get_cancelled_exc_class():
-        engine.tally.cancelled += 1
-        if walk.task_id is not None:
-            engine.abandoned.append(walk.task_id)
-        engine.emit(Cancelled, walk)
-        raise
-
-
-def _out_of_time(walk: Walk, timeout: float) -> SolveTimeoutError:
-    charged = True if walk.task_id is not None else (None if walk.sent else False)
-    trouble = f"; the last request failed: {walk.trouble.message}" if walk.trouble is not None else ""
-    error = SolveTimeoutError(
-        f"no solution within {timeout:g} s; the time ran out in the phase {walk.phase!r}{trouble}",
-        task_id=walk.task_id,
-        phase=walk.phase,
-        charged=charged,
-    )
-    attempted(walk, error, None, None)
-    return error
-
-
-def solve(engine: Engine, task: Task[S], options: Options, walk: Walk) -> Awaitable[S]:
-    """Submit and wait, with as many attempts as allowed. Without a deadline of its own: see `within`."""
-    if walk.key is None:
-        return _attempts(engine, task, options, walk)
-    return _alone(engine, task, options, walk, walk.key)
-
-
-async def _alone(engine: Engine, task: Task[S], options: Options, walk: Walk, key: str) -> S:
-    async with engine.alone_with(key):
-        return await _attempts(engine, task, options, walk)
-
-
-async def _attempts(engine: Engine, task: Task[S], options: Options, walk: Walk) -> S:
-    walk.waits = True
-    for attempt in range(1, options.attempts + 1):
-        try:
-            job = await submit(engine, task, options, walk, attempt)
-            return await job.finish()
-        except UnsolvableError:
-            if attempt == options.attempts:
-                raise
-    raise AssertionError("unreachable: attempts is at least 1")
-
-
-async def submit(engine: Engine, task: Task[S], options: Options, walk: Walk, attempt: int = 1) -> Job[S]:
-    """Submit a task; again, where that was asked for, when its fate is unknown."""
-    resubmits = MAX_RESUBMITS if engine.on_uncertain == "resubmit" else 0
-    while True:
-        job = Job(engine, walk, type(task), task.lifetime, options.timeout)
-        try:
-            await _submit_once(engine, task, options, job, attempt)
-        except SubmitUncertainError:
-            if not resubmits:
-                raise
-            resubmits -= 1
-        else:
-            return job
-
-
-async def _submit_once(engine: Engine, task: Task[S], options: Options, job: Job[S], attempt: int) -> None:
-    walk, ticket = job._walk, job._ticket
-    walk.phase, walk.task_id, walk.sent = "queue", None, False
-    job._mode = options.mode(attempt)
-    await ticket.take_place()
-    order: Submit | None = None
-    try:
-        # Work with a name may be paid for already: that needs neither a good account nor money.
-        if walk.key is not None and await _claimed(engine, job, ticket):
-            return
-        await engine.breaker.check(engine.api.get_balance)
-        ticket.reserve()
-        if walk.key is None:
-            await _claimed(engine, job, ticket)
-        walk.phase = "submit"
-        order = _order(engine, task, options, walk, job._mode)
-        answer = await order.run()
-    except BaseException as error:
-        if order is None:
-            engine.breaker.stand_down()
-        else:
-            engine.breaker.heard(error)
-            walk.sent = order.sending.sent
-        await _unsubmitted(ticket, order, error, job._mode)
-        raise
-    engine.breaker.heard(None)
-    await _accepted(engine, job, answer, attempt)
-
-
-def _order(engine: Engine, task: Task[Any], options: Options, walk: Walk, mode: str | None) -> Submit:
-    url = None if engine.callbacks is None else engine.callbacks.url
-    fields = {
-        "callbackUrl": url,
-        "selectionMode": mode,
-        "provider": options.provider,
-    }
-    wire = SecretMapping(task.to_wire())
-    of_callback = () if url is None else (SecretStr(url), SecretStr(url.rpartition("/")[2]))
-    return Submit(engine, walk, wire, (*passwords(wire), *of_callback), fields)
-
-
-async def _accepted(engine: Engine, job: Job[Any], answer: Answer, attempt: int) -> None:
-    job._accepted_at = answer.received_at
-    engine.tally.submitted += 1
-    if answer.status in (Status.READY, Status.FAILED):
-        job._answer = answer
-    # An end that is written at once says the same, in one line of the journal instead of two.
-    if answer.task_id is not None and not (job._answer and job._walk.waits):
-        await job._ticket.accepted(answer.task_id)
-    engine.emit(Submitted, job._walk, attempt=attempt)
-
-
-async def _claimed(engine: Engine, job: Job[Any], ticket: Ticket) -> bool:
-    """Whether the journal knows the piece of work already, so that there is nothing to submit."""
-    while True:
-        claim = await ticket.begin()
-        if claim is None or claim.kind is ClaimKind.NEW:
-            return False
-        if claim.kind is not ClaimKind.BUSY:
-            break
-        await anyio.sleep(BUSY_DELAY)
-    ticket.give_back()
-    if claim.kind is ClaimKind.UNCERTAIN:
-        raise SubmitUncertainError(
-            f"the work {job._walk.key!r} was submitted before and its fate is unknown; "
-            "it is not submitted again unless on_uncertain='resubmit'"
-        )
-    _take_up(job, claim)
-    return True
-
-
-def _take_up(job: Job[Any], claim: Claim) -> None:
-    job._walk.task_id = claim.task_id
-    job._walk.from_journal = claim.kind is ClaimKind.DONE
-    if claim.kind is ClaimKind.DONE and claim.entry.solution is not None:
-        job._answer = _remembered(claim.entry)
-    elif claim.task_id is None:
-        raise JournalError(f"the work {job._walk.key!r} is solved, but the journal keeps neither solution nor task id")
-
-
-def _remembered(entry: Entry) -> Answer:
-    now = anyio.current_time()
+def _remembered(entry: Entry, now: float) -> Answer:
     return Answer(
         task_id=entry.task_id,
         status=Status.READY,
@@ -481,22 +673,14 @@ def _remembered(entry: Entry) -> Answer:
     )
 
 
-async def _unsubmitted(ticket: Ticket, order: Submit | None, error: BaseException, mode: str | None) -> None:
-    """Settle a submit that did not end with an accepted task in the caller's hands."""
-    if isinstance(error, UCaptchaError):
-        attempted(ticket.walk, error, None, mode)
-    if order is not None and order.answer is not None and order.answer.task_id is not None:
-        # Cancelled, and the answer came within the grace: the task is paid for and known.
-        await ticket.accepted(order.answer.task_id)
-        await ticket.parked()
-    elif isinstance(error, SubmitUncertainError) and error.task_id is not None:
-        await ticket.accepted(error.task_id)
-        await ticket.parked()
-    elif isinstance(error, SubmitUncertainError):
-        await ticket.uncertain()
-    elif isinstance(error, UCaptchaError) and order is not None:
-        await ticket.refused(error.error_code)
-    elif order is not None and order.sending.sent:
-        await ticket.uncertain()
-    else:
-        await ticket.unsent()
+async def feedback(
+    session: Session, task_id: str | None, secrets: tuple[str, ...], accepted: bool, message: str, code: str | None
+) -> str:
+    """Tell the service whether a solution worked."""
+    if task_id is None:
+        raise ClientStateError("this solution came without a task id, so there is nothing to give feedback on")
+    session.check_open(task_id)
+    result: dict[str, Any] = {"invalid": not accepted, "message": message}
+    if code is not None:
+        result["code"] = code
+    return await session.api.feedback(task_id, result, secrets)

@@ -1,4 +1,4 @@
-"""What all solves of a client share, and what each of them holds until it is settled."""
+"""What all solves of a client share."""
 
 from __future__ import annotations
 
@@ -9,70 +9,47 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import attrs
 
-from ucaptcha_async.budget import Budget, Reservation
-from ucaptcha_async.errors import JournalError, SubmitUncertainError, UCaptchaError
-from ucaptcha_async.events import Event, Hook, JournalFailed, Uncertain
-from ucaptcha_async.journal import Claim, ClaimKind, Intent, Journal, State
-from ucaptcha_async.pacing import InFlight
-from ucaptcha_async.pacing.breaker import Breaker
+from ucaptcha_async.budget import SharedBudget
+from ucaptcha_async.errors import APIConnectionError, ClientStateError, JournalError, UCaptchaError
+from ucaptcha_async.events import (
+    ConnectionsDistrusted,
+    Event,
+    Hook,
+    JournalFailed,
+    ServiceReached,
+    ServiceUnreachable,
+    SubmitsHeld,
+    SubmitsResumed,
+)
+from ucaptcha_async.journal import Journal
+from ucaptcha_async.pacing import Breaker, InFlightBound
+from ucaptcha_async.pacing.event_loop import EventLoop
 from ucaptcha_async.polling import Polling, SolveTimes
-from ucaptcha_async.results import Attempt, Outcome
-from ucaptcha_async.transport.api import Answer, Api
+from ucaptcha_async.results import Outcome
+from ucaptcha_async.transport.api import Api
+
+from .type_search import TypeNames
 
 if TYPE_CHECKING:
     from ucaptcha_async.callbacks import CallbackReceiver
 
-logger = logging.getLogger("ucaptcha_async")
+    from .job import Job
+    from .lease import Lease
 
-T = TypeVar("T")
+logger = logging.getLogger("ucaptcha_async")
 
 OnUncertain = Literal["raise", "resubmit"]
 
 LAST_WRITE = 10.0
 """Seconds that a cancelled solve still takes, at the most, to write its last line into the journal."""
 
-
-@attrs.define(eq=False)
-class Walk:
-    """Where one solve stands: what its errors and events tell of it.
-
-    Attributes:
-        waits: Whether the caller goes on to wait, so that an immediate answer is settled at once.
-    """
-
-    task_type: str
-    key: str | None = None
-    phase: str = "queue"
-    task_id: str | None = None
-    sent: bool = False
-    from_journal: bool = False
-    waits: bool = False
-    trouble: UCaptchaError | None = None
-    attempts: list[Attempt] = attrs.field(factory=list)
-
-
-@attrs.define(eq=False)
-class Watch:
-    """One who asks for a task, while others in this client wait for the same task."""
-
-    answer: Answer | None = None
-    _ended: anyio.Event | None = None
-
-    async def outcome(self) -> Answer | None:
-        """Wait for the end of it; `None` if it ended without an answer."""
-        self._ended = self._ended or anyio.Event()
-        await self._ended.wait()
-        return self.answer
-
-    def end(self) -> None:
-        """Tell the others."""
-        if self._ended is not None:
-            self._ended.set()
+REMEMBERED_TASKS = 10_000
+"""Tasks with secrets that are remembered, for calls that name a task by its id alone."""
 
 
 @attrs.define(eq=False)
@@ -89,39 +66,67 @@ class Tally:
 
 
 @attrs.define(eq=False)
-class Engine:
-    """The shared part of a client and of all its views."""
+class Session:
+    """The shared part of a client and of all its views.
+
+    Attributes:
+        loop: The event loop that the client was entered in.
+        running: The calls that are under way.
+        open: The ids of the tasks at the service that a job here is answerable for.
+        asking: Who asks for a task just now, by its id.
+        abandoned: Ids of paid tasks that nobody here waits for any more.
+        ends: Why calls that are under way end: what their errors say once the client closes or drains.
+    """
 
     api: Api
     account: str
     host: str
     polling: Polling
     times: SolveTimes
-    in_flight: InFlight
+    in_flight: InFlightBound
     breaker: Breaker
     journal: Journal | None
-    budget: Budget | None
+    budget: SharedBudget | None
     callbacks: CallbackReceiver | None
     on_uncertain: OnUncertain
     cancel_grace: float
+    type_names: TypeNames
     on_event: Hook | None
+    loop: EventLoop = attrs.field(init=False)
     rng: Random = attrs.field(factory=Random)
     tally: Tally = attrs.field(factory=Tally)
+    running: set[Job[Any]] = attrs.field(factory=set)
+    open: set[str] = attrs.field(factory=set)
+    asking: dict[str, Job[Any]] = attrs.field(factory=dict)
     abandoned: deque[str] = attrs.field(factory=lambda: deque(maxlen=100_000))
-    _unknown_words: set[str] = attrs.field(factory=set)
+    ends: str | None = None
+    closed: bool = False
+    drained: list[tuple[Job[Any], Any]] | None = None
+    _recovered: anyio.Event | None = None
+    _idle: anyio.Event | None = None
+    _unreachable_since: float | None = None
+    _told: set[str] = attrs.field(factory=set)
     _keys: dict[str, list[Any]] = attrs.field(factory=dict)
-    _watches: dict[str, Watch] = attrs.field(factory=dict)
+    _secrets: dict[str, tuple[str, ...]] = attrs.field(factory=dict, repr=False)
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
+    _dropped: deque[tuple[Lease, str | None]] = attrs.field(factory=deque)
 
-    def emit(self, kind: type[Event], walk: Walk, **details: Any) -> None:
+    def emit(self, kind: type[Event], job: Job[Any] | None = None, **details: Any) -> None:
         """Tell the hook, if there is one."""
         if self.on_event is None:
             return
-        event = kind(at=anyio.current_time(), task_type=walk.task_type, task_id=walk.task_id, key=walk.key, **details)
+        if job is not None:
+            details |= {"task_type": job.kind, "task_id": job.task_id, "key": job.key}
+        event = kind(at=self.loop.time(), **details)
         try:
             self.on_event(event)
         except Exception:
             logger.exception("on_event raised; the solve goes on")
+
+    def count_cost(self, kind: str, cost: Decimal | None) -> None:
+        """Count what a solved task cost."""
+        if cost is not None:
+            self.tally.spent[kind] = self.tally.spent.get(kind, Decimal(0)) + cost
 
     def unread(self, outcome: Outcome[Any]) -> None:
         """Keep the id of a paid task whose outcome nobody has read."""
@@ -129,33 +134,77 @@ class Engine:
         if paid and outcome.task_id is not None:
             self.abandoned.append(outcome.task_id)
 
-    def report_unknown(self, status: str) -> None:
-        """Log a status word that nobody has seen yet, once."""
-        if status not in self._unknown_words and len(self._unknown_words) < 100:
-            self._unknown_words.add(status)
-            logger.warning("unknown task status %r counts as pending", status[:40])
+    def warn_once(self, what: str, message: str, *arguments: object) -> bool:
+        """Log a WARNING the first time that something is seen; whether this was the first time."""
+        if what in self._told or len(self._told) > 1_000:
+            return False
+        self._told.add(what)
+        logger.warning(message, *arguments)
+        return True
 
-    async def watched(self, task_id: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Ask for a task, or wait for whoever in this client asks for it already: it is not polled twice as often."""
-        while (other := self._watches.get(task_id)) is not None:
-            answer = await other.outcome()
-            if answer is not None:
-                return answer
-        mine = self._watches[task_id] = Watch()
-        try:
-            mine.answer = await ask()
-            return mine.answer
-        finally:
-            del self._watches[task_id]
-            mine.end()
+    # --- the service is away, and back --------------------------------------------------------------------------------
+
+    def unreachable(self, error: APIConnectionError, next_step: str) -> None:
+        """A request failed on the way: tell the first time, with what happens next."""
+        if self._unreachable_since is None:
+            self._unreachable_since = self.loop.time()
+            logger.warning("the service cannot be reached: %s; %s", error.message, next_step)
+            self.emit(ServiceUnreachable, reason=error.message)
+
+    def reached(self) -> None:
+        """A request was answered: polls that were stretched come back, and an outage is over."""
+        if self._recovered is not None:
+            self._recovered.set()
+            self._recovered = None
+        if self._unreachable_since is not None:
+            seconds = self.loop.time() - self._unreachable_since
+            self._unreachable_since = None
+            logger.warning("the service is reached again, after %.1f s", seconds)
+            self.emit(ServiceReached, seconds=seconds)
+
+    @property
+    def unreachable_for(self) -> float | None:
+        """Seconds since the service could not be reached any more; `None` while it can."""
+        return None if self._unreachable_since is None else self.loop.time() - self._unreachable_since
+
+    async def until_reached(self, seconds: float) -> bool:
+        """Wait for a good answer to anybody in this client; whether one came in time."""
+        event = self._recovered = self._recovered or anyio.Event()
+        with anyio.move_on_after(seconds):
+            await event.wait()
+        return event.is_set()
+
+    def held(self, holds: bool) -> None:
+        """Submits are held back because it is not the service that answers, or let go again."""
+        if holds:
+            logger.warning("answers to createTask are not the service's own: one submit at a time goes out")
+        self.emit(SubmitsHeld if holds else SubmitsResumed)
+
+    def distrusted(self) -> None:
+        """The service sent bytes that nobody asked for."""
+        self.emit(ConnectionsDistrusted)
+
+    # --- tasks that more than one call is about -----------------------------------------------------------------------
 
     def leave(self, task_id: str, next_poll: float) -> None:
         """Remember when a task that nobody waits for any more may be asked for again."""
-        now = anyio.current_time()
+        now = self.loop.time()
         while self._left and next(iter(self._left.values())) <= now:
             self._left.popitem(last=False)
         self._left[task_id] = min(next_poll, now + self.polling.interval)
         self._left.move_to_end(task_id)
+
+    def accepted(self, task_id: str, job: Job[Any]) -> None:
+        """The service has a task; what its answers may repeat is kept for those who ask by the id alone."""
+        self.open.add(task_id)
+        if job.secrets:
+            self._secrets[task_id] = job.secrets
+            while len(self._secrets) > REMEMBERED_TASKS:
+                del self._secrets[next(iter(self._secrets))]
+
+    def secrets_of(self, task_id: str) -> tuple[str, ...]:
+        """What no error about a task may show."""
+        return self._secrets.get(task_id, ())
 
     def may_poll_at(self, task_id: str) -> float:
         """When a task may be asked for, after an earlier wait for it was given up."""
@@ -174,132 +223,101 @@ class Engine:
             if not entry[1]:
                 del self._keys[key]
 
-    async def written(self, walk: Walk, write: Awaitable[T]) -> T | None:
-        """Await a report to the journal. It happens even while the caller is being cancelled, and breaks no solve."""
+    # --- what must happen whatever happens ----------------------------------------------------------------------------
+
+    async def write(self, report: Callable[[Journal, str], Awaitable[object]], row: str) -> object:
+        """Report to the journal, even while the caller is being cancelled. It breaks no solve."""
+        assert self.journal is not None
         with anyio.move_on_after(LAST_WRITE, shield=True):
             try:
-                return await write
-            except JournalError as error:
+                return await report(self.journal, row)
+            except (JournalError, ClientStateError) as error:
                 logger.warning("%s", error)
-                self.emit(JournalFailed, walk, error=error)
+                self.emit(JournalFailed, error=error)
         return None
 
+    def drop(self, lease: Lease, task_id: str | None) -> None:
+        """A job was forgotten, perhaps by the garbage collector, in whatever thread that runs."""
+        self._dropped.append((lease, task_id))
+        self.loop.call_later_from_anywhere(self.sweep)
 
-@attrs.define(eq=False)
-class Ticket:
-    """What one task at the service holds: a place in flight, a reservation, a row of the journal. Settled together."""
+    def sweep(self) -> None:
+        """Free the places of forgotten jobs, and keep their ids. Runs in the event loop."""
+        while self._dropped:
+            lease, task_id = self._dropped.popleft()
+            lease.free_place()
+            if task_id is not None:
+                self.abandoned.append(task_id)
+                self.open.discard(task_id)
 
-    engine: Engine
-    walk: Walk
-    place: bool = False
-    reservation: Reservation | None = None
-    row: str | None = None
-    follows: bool = False
+    # --- the client's life --------------------------------------------------------------------------------------------
 
-    async def take_place(self) -> None:
-        """Wait for a place in flight."""
-        await self.engine.in_flight.acquire()
-        self.place = True
+    def check_open(self, task_id: str | None = None) -> None:
+        """Raise `ClientStateError` if the client is closed, or used in another event loop."""
+        problem = None
+        if self.closed:
+            problem = "the client is closed: make a new one"
+        elif not self.loop.runs_here():
+            problem = "the client was entered in another event loop: use it there, or make one for each loop"
+        if problem is not None:
+            raise ClientStateError(problem, task_id=task_id, charged=False if task_id is None else None)
 
-    def reserve(self) -> None:
-        """Set money aside. Raises `BudgetExceededError`."""
-        if self.engine.budget is not None:
-            self.reservation = self.engine.budget.reserve(self.walk.task_type, anyio.current_time())
+    def check_submits(self) -> None:
+        """Raise `ClientStateError` if no task is submitted any more."""
+        if self.ends is not None:
+            raise ClientStateError(f"{self.ends}: no further task is submitted")
 
-    async def begin(self) -> Claim | None:
-        """Write the intent, or learn what the journal knows of the key. Raises `JournalError`: nothing may be sent
-        then.
+    def note_end(self, job: Job[Any], result: Any) -> None:
+        """Keep how a call ended, while the client drains."""
+        if self.drained is not None:
+            self.drained.append((job, result))
+
+    async def drain(self, seconds: float) -> list[tuple[Job[Any], Any]]:
+        """End what is not submitted, and wait for what is, for some seconds at the most."""
+        self.ends, self.drained = "the client is draining", []
+        self.stop("queue", "submit")
+        with anyio.move_on_after(seconds):
+            await self._until_idle()
+        self.stop("queue", "submit", "wait", "ended")
+        with anyio.CancelScope(deadline=self.loop.time() + self.cancel_grace + LAST_WRITE, shield=True):
+            await self._until_idle()
+        ended, self.drained = self.drained, None
+        return ended
+
+    async def end(self) -> None:
+        """End the calls that are under way, in order: submits are still answered, waits end at once, and each writes
+        its last line.
         """
-        engine = self.engine
-        if engine.journal is None:
-            return None
-        intent = Intent(account=engine.account, host=engine.host, type=self.walk.task_type, key=self.walk.key)
-        claim = await engine.journal.begin(intent, resubmit=engine.on_uncertain == "resubmit")
-        if claim.mine or claim.kind is ClaimKind.HELD:
-            self.row, self.follows = claim.submit_id, not claim.mine
-        return claim
+        self.ends, self.closed = "the client was closed", True
+        self.stop("queue", "submit", "wait", "ended")
+        with anyio.CancelScope(deadline=self.loop.time() + self.cancel_grace + LAST_WRITE, shield=True):
+            await self._until_idle()
+        self.sweep()
+        self.abandoned.extend(self.open)
+        self.open.clear()
 
-    async def accepted(self, task_id: str) -> None:
-        """The service has the task."""
-        await self._write(lambda journal, row: journal.accepted(row, task_id))
+    def stop(self, *states: str) -> None:
+        """End the calls that are in one of these states."""
+        for job in list(self.running):
+            if job.state in states:
+                job.stop()
 
-    async def solved(self, task_id: str | None, cost: Decimal | None, solve_time: float | None, solution: Any) -> None:
-        """The end, with a solution."""
-        if self.engine.budget is not None and self.reservation is not None:
-            self.engine.budget.settle(self.reservation, cost, anyio.current_time())
-        kept = solution if isinstance(solution, dict) else None
-        first = await self._end(
-            lambda journal, row: journal.finished(
-                row, State.SOLVED, task_id=task_id, cost=cost, solve_time=solve_time, solution=kept
-            )
-        )
-        spent = self.engine.tally.spent
-        # Two who wait for the same task of the journal have paid for it once.
-        if cost is not None and first is not False:
-            spent[self.walk.task_type] = spent.get(self.walk.task_type, Decimal(0)) + cost
+    async def _until_idle(self) -> None:
+        while self.running:
+            self._idle = self._idle or anyio.Event()
+            await self._idle.wait()
 
-    async def failed(self, task_id: str | None, error_code: str | None) -> None:
-        """The end, refunded."""
-        self.give_back()
-        await self._end(
-            lambda journal, row: journal.finished(row, State.FAILED, task_id=task_id, error_code=error_code)
-        )
-
-    async def refused(self, error_code: str | None) -> None:
-        """The service did not take the task."""
-        self.give_back()
-        await self._end(lambda journal, row: journal.refused(row, error_code))
-
-    async def unsent(self) -> None:
-        """The request never left."""
-        self.give_back()
-        await self._end(lambda journal, row: journal.released(row))
-
-    async def uncertain(self) -> None:
-        """Sent, and no answer: the money counts as spent."""
-        if self.walk.sent:
-            self.engine.emit(Uncertain, self.walk)
-        self.keep()
-        await self._end(lambda journal, row: journal.uncertain(row))
-
-    async def parked(self) -> None:
-        """Nobody waits any more; the task may still finish, and may be waited for again."""
-        self.keep()
-        self.release_place()
-        if not self.follows:
-            await self._write(lambda journal, row: journal.abandoned(row))
-
-    def release_place(self) -> None:
-        """Give the place in flight to the next."""
-        if self.place:
-            self.place = False
-            self.engine.in_flight.release()
-
-    def give_back(self) -> None:
-        """Give the reserved money back."""
-        if self.engine.budget is not None and self.reservation is not None:
-            self.engine.budget.release(self.reservation)
-            self.reservation = None
-
-    def keep(self) -> None:
-        """Count the reserved money as spent."""
-        if self.engine.budget is not None and self.reservation is not None:
-            self.engine.budget.keep(self.reservation, anyio.current_time())
-
-    async def _end(self, write: Callable[[Journal, str], Awaitable[object]]) -> object:
-        self.release_place()
-        answer = await self._write(write)
-        self.row = None
-        return answer
-
-    async def _write(self, write: Callable[[Journal, str], Awaitable[object]]) -> object:
-        if self.engine.journal is None or self.row is None:
-            return None
-        return await self.engine.written(self.walk, write(self.engine.journal, self.row))
+    def stopped_running(self, job: Job[Any]) -> None:
+        """A call has ended."""
+        self.running.discard(job)
+        if not self.running and self._idle is not None:
+            self._idle.set()
+            self._idle = None
 
 
-def attempted(walk: Walk, error: UCaptchaError | None, cost: Decimal | None, mode: str | None) -> None:
-    """Note one createTask of a solve, and how it went."""
-    uncertain = isinstance(error, SubmitUncertainError)
-    task_id = walk.task_id if error is None else error.task_id or walk.task_id
-    walk.attempts.append(Attempt(task_id=task_id, error=error, cost=cost, selection_mode=mode, uncertain=uncertain))
+def noted(error: BaseException, job: Job[Any]) -> None:
+    """Say on somebody's own exception which task it concerns, and whether that was charged."""
+    if isinstance(error, UCaptchaError) or job.charged is False:
+        return
+    charged = "charged" if job.charged else "perhaps charged"
+    error.add_note(f"ucaptcha_async: task {job.task_id or 'of unknown id'} ({charged})")

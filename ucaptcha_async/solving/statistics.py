@@ -8,9 +8,9 @@ from decimal import Decimal
 import attrs
 
 from ucaptcha_async.pacing import RateLimiterStatistics
-from ucaptcha_async.transport.lanes import LaneStatistics
+from ucaptcha_async.transport.exchange import ConnectionStatistics
 
-from .session import Engine
+from .session import Session
 
 QUANTILES = (0.1, 0.5, 0.9, 0.95)
 
@@ -35,7 +35,7 @@ class ClientStatistics:
         spent: USD by task type, as far as the service told the cost.
         solve_times: By task type: quantiles of the solve time in seconds, by quantile (0.1, 0.5, 0.9, 0.95).
         rate_limit: The rate limiter, which may be shared with other clients.
-        lanes: The connections; `None` with an injected `http_client`.
+        connections: The connections; `None` with an injected `http_client`.
     """
 
     in_flight: int
@@ -53,12 +53,12 @@ class ClientStatistics:
     spent: Mapping[str, Decimal]
     solve_times: Mapping[str, Mapping[float, float]]
     rate_limit: RateLimiterStatistics
-    lanes: LaneStatistics | None
+    connections: ConnectionStatistics | None
 
 
-def gather_statistics(engine: Engine) -> ClientStatistics:
+def gather_statistics(session: Session) -> ClientStatistics:
     """Read the counters."""
-    tally, places = engine.tally, engine.in_flight.statistics()
+    tally, places = session.tally, session.in_flight.statistics()
     return ClientStatistics(
         in_flight=places.in_flight,
         max_in_flight=places.limit,
@@ -68,17 +68,17 @@ def gather_statistics(engine: Engine) -> ClientStatistics:
         solved=tally.solved,
         failed=tally.failed,
         cancelled=tally.cancelled,
-        requests=engine.api.requests,
-        throttled=engine.api.throttled,
+        requests=session.api.requests,
+        throttled=session.api.throttled,
         polls=tally.polls,
         polls_per_solve=tally.polls / tally.solved if tally.solved else None,
         spent=dict(tally.spent),
-        solve_times={kind: _quantiles(engine, kind) for kind in engine.times.types()},
-        rate_limit=engine.api.limiter.statistics(),
-        lanes=engine.api.http.statistics() if engine.api.http is not None else None,
+        solve_times={kind: _quantiles(session, kind) for kind in session.times.types()},
+        rate_limit=session.api.limiter.statistics(),
+        connections=session.api.sender.statistics(),
     )
 
 
-def _quantiles(engine: Engine, task_type: str) -> dict[float, float]:
-    values = ((q, engine.times.quantile(task_type, q)) for q in QUANTILES)
+def _quantiles(session: Session, task_type: str) -> dict[float, float]:
+    values = ((q, session.times.quantile(task_type, q)) for q in QUANTILES)
     return {q: value for q, value in values if value is not None}

@@ -1,4 +1,4 @@
-"""Streams of tasks: lazily in, outcomes out as they complete, failures as values."""
+"""Streams of tasks: lazily in, outcomes out as they complete, failures as values; and what an earlier process left."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ucaptcha_async.errors import AccountError, BudgetExceededError, UCaptchaError
+from ucaptcha_async.errors import (
+    AccountError,
+    BudgetExceededError,
+    ConfigurationError,
+    SubmitUncertainError,
+    UCaptchaError,
+)
+from ucaptcha_async.journal import Entry, Journal
+from ucaptcha_async.journal import State as EntryState
 from ucaptcha_async.results import Outcome, Solution
+from ucaptcha_async.tasks import Task
 
-from .session import Walk
+from .job import Job, Options, State
+from .lease import Fate, Lease
+from .session import Session
 
 S = TypeVar("S", bound=Solution)
 I = TypeVar("I")  # noqa: E741 - an input
@@ -42,16 +53,14 @@ class Outcomes(Generic[I, S]):
     def __init__(
         self,
         inputs: Iterable[I] | AsyncIterable[I],
-        solve: Callable[[I, Walk], Awaitable[S]],
-        walk: Callable[[I], Walk],
-        task_of: Callable[[I], Any],
+        job: Callable[[I], Job[S]],
+        solve: Callable[[Job[S]], Awaitable[S]],
         width: int,
         unread: Callable[[Outcome[S]], None] = lambda outcome: None,
     ) -> None:
         self._inputs = inputs
+        self._job = job
         self._solve = solve
-        self._walk = walk
-        self._task_of = task_of
         self._unread = unread
         self._room = anyio.Semaphore(width)
         self._stops: tuple[type[UCaptchaError], ...] = STOPS_INTAKE
@@ -121,6 +130,7 @@ class Outcomes(Generic[I, S]):
 
     async def _feed(self, send: MemoryObjectSendStream[Outcome[S]]) -> None:
         source = _Source(self._inputs)
+        unknown: Task[Any] = Task("unknown")
         # The stream ends with the last of the tasks.
         async with send, anyio.create_task_group() as tasks:
             try:
@@ -129,7 +139,14 @@ class Outcomes(Generic[I, S]):
                     if self._stopped is not None:
                         break
                     item = await source.next()
-                    tasks.start_soon(self._one, item, index, self._walk(item), send)
+                    try:
+                        if isinstance(item, UCaptchaError):
+                            raise item
+                        job = self._job(item)
+                    except UCaptchaError as error:  # one bad input is one bad outcome
+                        send.send_nowait(Outcome(index=index, task=unknown, result=error))
+                    else:
+                        tasks.start_soon(self._one, job, index, send)
             except StopAsyncIteration:
                 pass
             except Exception as error:
@@ -138,26 +155,29 @@ class Outcomes(Generic[I, S]):
             finally:
                 await source.aclose()
 
-    async def _one(self, item: I, index: int, walk: Walk, send: MemoryObjectSendStream[Outcome[S]]) -> None:
+    async def _one(self, job: Job[S], index: int, send: MemoryObjectSendStream[Outcome[S]]) -> None:
         result: S | UCaptchaError
         try:
-            result = await self._solve(item, walk)
+            result = await self._solve(job)
         except UCaptchaError as error:
             result = error
         if isinstance(result, self._stops):
             self._stopped = self._stopped or result
-        self._accepted += any(attempt.task_id or attempt.uncertain for attempt in walk.attempts)
+        self._accepted += any(attempt.task_id or attempt.uncertain for attempt in job.attempts)
         # Without a checkpoint: what was paid for must not be lost to a cancellation here.
-        send.send_nowait(
-            Outcome(
-                index=index,
-                task=self._task_of(item),
-                key=walk.key,
-                result=result,
-                attempts=tuple(walk.attempts),
-                from_journal=walk.from_journal,
-            )
-        )
+        send.send_nowait(outcome_of(job, result, index))
+
+
+def outcome_of(job: Job[S], result: S | UCaptchaError, index: int) -> Outcome[S]:
+    """How a job ended, as a value."""
+    return Outcome(
+        index=index,
+        task=job.task,
+        key=job.key,
+        result=result,
+        attempts=job.attempts,
+        from_journal=job.from_journal,
+    )
 
 
 class _Source(Generic[I]):
@@ -178,3 +198,36 @@ class _Source(Generic[I]):
         if isinstance(self._iterator, AsyncGenerator):
             with anyio.move_on_after(1, shield=True):
                 await self._iterator.aclose()
+
+
+def recover(session: Session, options: Options, width: int) -> Outcomes[Entry, Solution]:
+    """The outcomes of all open entries of this account that nobody alive works on."""
+    journal = session.journal
+    if journal is None:
+        raise ConfigurationError("recover needs a client with a journal", field="journal")
+
+    def job(entry: Entry) -> Job[Solution]:
+        task: Task[Solution] = Task(entry.type)
+        lease = Lease(session, task.kind, row=entry.submit_id)
+        # A dead process's intent, or a task that the service did not know any more: nothing is to be learned of it.
+        fate = Fate.UNCERTAIN if entry.state is EntryState.UNCERTAIN or entry.task_id is None else None
+        return Job(session, task, options, entry.key, entry.task_id, State.WAITING, fate, lease, respell=True)
+
+    async def solve(job: Job[Solution]) -> Solution:
+        way = job.wait_for_end() if job.fate is None else _uncertain(job)
+        return await job.run(way, options.timeout)
+
+    return Outcomes(_open(journal, session.account), job, solve, width, session.unread)
+
+
+async def _open(journal: Journal, account: str) -> AsyncIterator[Entry]:
+    for entry in await journal.open_entries(account):
+        taken = await journal.take_up(entry)
+        if taken is not None:
+            yield taken
+
+
+async def _uncertain(job: Job[Any]) -> Solution:
+    assert job.lease is not None
+    await job.lease.close(Fate.UNCERTAIN)
+    raise SubmitUncertainError("an earlier process submitted this and did not learn whether it was accepted")

@@ -2,134 +2,198 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import Enum, auto
-from typing import Any
+import contextlib
+import contextvars
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import attrs
 
 from ucaptcha_async.errors import (
     APIConnectionError,
     NoProviderError,
     RateLimitedError,
-    ServiceError,
     SubmitUncertainError,
     UCaptchaError,
+    UnsolvableError,
 )
 from ucaptcha_async.events import Retried, Throttled
+from ucaptcha_async.results import Status
 from ucaptcha_async.transport.api import Answer, Unreadable
-from ucaptcha_async.transport.error_codes import INTERNAL
-from ucaptcha_async.transport.exchange import Sending
+from ucaptcha_async.transport.error_codes import CODES, INTERNAL
+from ucaptcha_async.transport.exchange import Exchange
 
-from .session import Engine, Walk
-from .shelter import sheltered
+from .lease import Fate
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .type_search import Search
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 15.0
 
 
-class Fate(Enum):
-    """What a failed submit has come to."""
+def fate_of(error: UCaptchaError, exchange: Exchange) -> Fate:
+    """Judge a failed submit. What is not proved to be refused is uncertain.
 
-    REFUSED = auto()
-    """The service said no, for good."""
-    REFUSED_FOR_NOW = auto()
-    """The service said no and may say yes in a moment; or the request was never sent."""
-    UNKNOWN = auto()
-    """Sent, and no readable answer."""
-
-
-def fate_of(error: UCaptchaError, sending: Sending) -> Fate:
-    """Judge a failed submit. What is not proved to be refused is unknown."""
-    if isinstance(error, APIConnectionError):
-        return Fate.UNKNOWN if sending.sent else Fate.REFUSED_FOR_NOW
-    if isinstance(error, RateLimitedError | NoProviderError):
-        # An answer that refuses and names a task contradicts itself.
-        return Fate.REFUSED_FOR_NOW if error.task_id is None else Fate.UNKNOWN
-    if isinstance(error, Unreadable) or (isinstance(error, ServiceError) and _server_fault(error)):
-        return Fate.UNKNOWN
-    return Fate.REFUSED
-
-
-def _server_fault(error: ServiceError) -> bool:
-    return error.http_status is None or error.http_status >= 500 or error.error_code in INTERNAL
-
-
-@attrs.define(eq=False)
-class Submit:
-    """One task on its way to the service.
-
-    Attributes:
-        wire: The `task` object.
-        secrets: Values in it that no error may show.
-        options: The other fields of `createTask`; `None` is not sent.
-        sending: The proof of sending of the latest request.
-        answer: The service's answer, once there is one, even if nobody waits for it any more.
+    The proof is the protocol's own error body: JSON with an error code, which names no task. Too many requests is a
+    refusal, whoever sends it.
     """
+    if isinstance(error, APIConnectionError):
+        return Fate.UNCERTAIN if exchange.sent else Fate.UNSENT
+    if exchange.named is not None:  # an answer that refuses and names a task contradicts itself
+        return Fate.UNCERTAIN
+    if isinstance(error, RateLimitedError) and (error.error_code is None or exchange.in_protocol):
+        return Fate.REFUSED
+    if not exchange.in_protocol or isinstance(error, Unreadable):
+        return Fate.UNCERTAIN
+    status, for_now = exchange.status or 0, isinstance(error, NoProviderError | RateLimitedError)
+    if exchange.code in INTERNAL or (status >= 500 and not (for_now and exchange.code in CODES)):
+        return Fate.UNCERTAIN
+    return Fate.FAILED_BY_CODE if isinstance(error, UnsolvableError) else Fate.REFUSED
 
-    engine: Engine
-    walk: Walk
-    wire: Mapping[str, Any] = attrs.field(repr=False)
-    secrets: tuple[str, ...] = attrs.field(repr=False)
-    options: dict[str, str | None]
-    sending: Sending = attrs.field(init=False, factory=Sending)
-    answer: Answer | None = attrs.field(init=False, default=None)
 
-    async def run(self) -> Answer:
-        """Submit until the service has accepted or refused the task.
+def may_pass(error: UCaptchaError, fate: Fate | None) -> bool:
+    """Whether a submit that cost nothing is to be made again within the same solve."""
+    if fate is Fate.UNSENT:
+        return error.retryable
+    return fate is Fate.REFUSED and isinstance(error, NoProviderError | RateLimitedError)
 
-        Raises:
-            SubmitUncertainError: The fate of the request is unknown.
-            UCaptchaError: The service refused the task for good.
-        """
-        tries = 0
-        while True:
-            self.sending = Sending()
-            try:
-                await sheltered(self._once, self.sending, self.engine.cancel_grace)
-            except UCaptchaError as error:
-                fate = fate_of(error, self.sending)
-                if fate is Fate.UNKNOWN:
-                    raise _uncertain(error) from error
-                if fate is Fate.REFUSED:
-                    raise
-                delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * self.engine.rng.uniform(0.5, 1.0)
-                self._tell(error, delay)
-            else:
-                assert self.answer is not None
-                return self.answer
-            tries += 1
-            await anyio.sleep(delay)
 
-    async def _once(self) -> None:
+async def submit(job: Job[Any], search: Search) -> Answer:
+    """Submit a task until the service has accepted or refused it, under one type name after another if need be.
+
+    Raises:
+        SubmitUncertainError: The fate of the request is unknown.
+        UnsupportedTaskError: The service knows none of the names.
+        UCaptchaError: The service refused the task for good, or it was never sent.
+    """
+    session, tries = job.session, 0
+    while True:
+        exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
+        job.exchange = exchange
         try:
-            answer = await self.engine.api.create_task(
-                self.wire, sending=self.sending, secrets=self.secrets, **self.options
-            )
+            call = functools.partial(_answered, job, exchange)
+            await finish_after_cancel(call, exchange, session.cancel_grace)
+            assert job.answer is not None
+            return job.answer
         except UCaptchaError as error:
-            if fate_of(error, self.sending) is not Fate.UNKNOWN:
-                # What was refused is not under way any more, even if the caller, cancelled, does not hear of it.
-                self.sending = Sending()
-            raise
-        if answer.task_id is None and answer.status != "ready":
+            job.trouble = error
+            if job.fate is Fate.UNCERTAIN:
+                raise _uncertain(error, exchange) from error
+            if job.fate is Fate.REFUSED and await search.refused(error):
+                continue
+            if not may_pass(error, job.fate):
+                raise
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * session.rng.uniform(0.5, 1.0)
+            _tell(job, error, delay)
+        tries += 1
+        await session.loop.sleep(delay)
+
+
+async def _answered(job: Job[Any], exchange: Exchange) -> None:
+    """Send once, and note what came, even if nobody waits for it any more."""
+    session = job.session
+    try:
+        answer = await session.api.ask(exchange)
+        if answer.task_id is None and answer.status not in (Status.READY, Status.FAILED):
             raise Unreadable("createTask answered without a taskId")
-        self.answer, self.walk.task_id, self.walk.trouble = answer, answer.task_id, None
-
-    def _tell(self, error: UCaptchaError, delay: float) -> None:
-        self.walk.trouble = error
-        if isinstance(error, RateLimitedError):
-            self.engine.emit(Throttled, self.walk, endpoint="createTask")
-        self.engine.emit(
-            Retried,
-            self.walk,
-            endpoint="createTask",
-            reason=type(error).__name__,
-            error_code=error.error_code,
-            delay=delay,
-        )
+        if answer.task_id is not None and answer.task_id in session.open:
+            # Another submit of this client got that id: this is its answer, or the service is confused.
+            exchange.named = None
+            raise Unreadable("createTask answered with the id of another task")
+    except UCaptchaError as error:
+        job.fate = fate_of(error, exchange)
+        raise
+    session.reached()
+    job.answer, job.task_id, job.trouble = answer, answer.task_id, None
+    if answer.task_id is not None:
+        session.accepted(answer.task_id, job)
 
 
-def _uncertain(error: UCaptchaError) -> SubmitUncertainError:
+def _tell(job: Job[Any], error: UCaptchaError, delay: float) -> None:
+    session = job.session
+    if isinstance(error, APIConnectionError):
+        session.unreachable(error, f"submits are tried again until their own deadlines, next in {delay:.1f} s")
+    if isinstance(error, RateLimitedError):
+        session.emit(Throttled, job, endpoint="createTask")
+    reason = type(error).__name__
+    session.emit(Retried, job, endpoint="createTask", reason=reason, error_code=error.error_code, delay=delay)
+
+
+def _uncertain(error: UCaptchaError, exchange: Exchange) -> SubmitUncertainError:
     message = f"the task was sent and may have been accepted and charged; no readable answer came: {error.message}"
-    return SubmitUncertainError(message, error_code=error.error_code, task_id=error.task_id)
+    return SubmitUncertainError(message, error_code=error.error_code, task_id=exchange.named)
+
+
+async def finish_after_cancel(call: Callable[[], Awaitable[object]], exchange: Exchange, grace: float) -> None:
+    """Await `call`; when cancelled after it was sent, still wait for its end, for `grace` seconds at the most.
+
+    A scope alone cannot do it: a shielded scope does not learn that it is being cancelled. So the call runs in a task
+    of its own, out of the reach of the caller's scopes, and the caller's task shortens its time when it is cancelled.
+    """
+    scope = anyio.CancelScope()
+    done = anyio.Event()
+    answered = False
+    failure: Exception | None = None
+
+    async def run() -> None:
+        nonlocal answered, failure
+        try:
+            with scope:
+                await call()
+                answered = True
+        except Exception as error:
+            failure = error
+
+    task = _spawn(run, done.set)
+    try:
+        await done.wait()
+    except BaseException:
+        exchange.withdrawn = True  # it may still wait in the pool of an injected client
+        if exchange.sent:
+            scope.deadline = anyio.current_time() + grace
+        else:
+            scope.cancel()
+        await _end_of(done)
+        raise
+    finally:
+        del task  # until here, because asyncio itself does not keep its tasks alive
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            failure = None  # the frame must not keep its own exception alive
+    if not answered:
+        raise anyio.get_cancelled_exc_class()  # somebody cancelled the task by asyncio's own means
+
+
+def _spawn(run: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> object:
+    """Start a task that no scope reaches, and call `ended` at its end. Whoever starts it waits for that.
+
+    A task group would add a bound on tasks that nobody waits for, which is expensive for one task that somebody does.
+    """
+    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
+        import trio
+
+        async def system_task() -> None:
+            try:
+                await run()
+            finally:
+                ended()
+
+        return trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
+    import asyncio
+
+    task = asyncio.ensure_future(run())
+    # Not in the task itself: asyncio does not even start a task that is cancelled at once.
+    task.add_done_callback(lambda _: ended())
+    return task
+
+
+async def _end_of(done: anyio.Event) -> None:
+    """Wait, whatever happens; no shield keeps out asyncio's own `Task.cancel()`."""
+    while not done.is_set():
+        with anyio.CancelScope(shield=True), contextlib.suppress(anyio.get_cancelled_exc_class()):
+            await done.wait()

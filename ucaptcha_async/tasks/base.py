@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +12,12 @@ import attrs
 
 from ucaptcha_async.checks import Seconds
 from ucaptcha_async.errors import InvalidTaskError
-from ucaptcha_async.json_values import JSON, camel, discreet, shown, to_json
+from ucaptcha_async.json_values import JSON, camel, copied, shown, to_json
+from ucaptcha_async.secrecy import SecretMapping, hidden, masked
 
-from .fields import KEY, a_proxy, more_fields, page, type_name
+from .fields import KEY, a_copy, a_lifetime, a_proxy, maybe, more_fields, page, type_name
 from .fields import lifetime as seconds_or_none
+from .names import Name, Names, kind_of, merge
 from .proxy import Proxy
 from .solutions import Solution
 
@@ -26,7 +29,8 @@ Field: TypeAlias = "JSON | Proxy | Task[Solution] | Sequence[Field] | Mapping[st
 """What a field of a raw task may be: JSON, with proxies and tasks anywhere inside."""
 
 _PRIVATE = re.compile(r"(?i)proxy|pass|login|cookie|token|secret|body|image")
-_LOGIN = re.compile(r'://[^/\s"@]*:[^/\s"]*@|"proxy_?[pP]ass')
+_LOGIN = re.compile(r"(://[^/\s:@]*):[^\s]*@")
+_PASSWORD = re.compile(r"(?i)proxy_?pass|password")
 
 
 class Task(Generic[S_co]):
@@ -59,18 +63,15 @@ class Task(Generic[S_co]):
         ```
     """
 
-    __slots__ = ("_fields", "_life", "_type")
-
     solution_class: ClassVar[SolutionClass] = Solution
     """What the solution of such a task is parsed as."""
     usual_lifetime: ClassVar[float | None] = None
     """How long such solutions are usually accepted, seconds; `None` if nobody knows."""
 
-    _type: str | None
-    _life: float | None
-    _fields: Mapping[str, JSON]
+    _type: str | None = None
+    _life: float | None = None
+    _fields: Mapping[str, JSON] = SecretMapping()
 
-    @discreet
     def __init__(
         self: Task[Solution],
         type: str,
@@ -79,11 +80,19 @@ class Task(Generic[S_co]):
         lifetime: Seconds | None = None,
         **fields: Field,
     ) -> None:
+        fields = hidden(fields)
         if "type" in fields:
             raise InvalidTaskError("type must be given once, as the first argument", field="type")
         self.__setstate__(
             {"_type": type_name(type or ""), "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)}
         )
+
+    @classmethod
+    def known_by_id(cls) -> Self:
+        """A task of this class of which nothing but its id is known; it can be waited for, and not be sent."""
+        task = cls.__new__(cls)
+        Task.__setstate__(task, {"_type": cls.__name__, "_life": None, "_fields": {}})
+        return task
 
     @property
     def type(self) -> str:
@@ -91,12 +100,28 @@ class Task(Generic[S_co]):
         return self._type or ""
 
     @property
+    def kind(self) -> str:
+        """What kind of task it is, whatever its service calls it; for a type that is not known here, the type itself.
+
+        Solve times, costs, statistics and the journal go by it.
+        """
+        return kind_of(self.type) or self.type
+
+    def names(self) -> tuple[Name, ...]:
+        """The types that may be tried, in order; none if the type was given."""
+        return ()
+
+    @property
     def lifetime(self) -> float | None:
         """How long the solutions of this task are usually accepted, seconds; `None` if nobody knows."""
         return self.usual_lifetime if self._life is None else self._life
 
-    def to_wire(self) -> dict[str, JSON]:
-        """The `task` object of `createTask`. It may hold a proxy's password."""
+    def to_wire(self, name: Name | None = None) -> dict[str, JSON]:
+        """The `task` object of `createTask`. It may hold a proxy's password.
+
+        Args:
+            name: One of `names()`, to send the task under; otherwise the type that was given, or else the first.
+        """
         return {"type": self.type} | {name: to_json(name, value) for name, value in self._fields.items()}
 
     def encode_nested(self) -> JSON:
@@ -127,14 +152,24 @@ class Task(Generic[S_co]):
         raise attrs.exceptions.FrozenInstanceError
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in Task.__slots__}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         for name, value in state.items():
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, hidden(value) if isinstance(value, Mapping) else value)
+
+    def without_password(self) -> Self:
+        """The same task without the password of its proxy, for what must not hold one, such as a pickle.
+
+        A [`Proxy`][ucaptcha_async.Proxy] keeps all but its password, fields called `proxyPassword` or the like are
+        left out, and `user:password@` in a URL becomes `user@`.
+        """
+        state = {name: _without_password(name, value) for name, value in self.__getstate__().items()}
+        same: Self = _restore(self.__class__, state)  # type: ignore[assignment]
+        return same
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if _LOGIN.search(json.dumps(self.to_wire())):
+        if _holds_password(self.to_wire()):
             raise TypeError("a task that holds a proxy's password is not pickled")
         return _restore, (self.__class__, self.__getstate__())
 
@@ -151,14 +186,37 @@ def _restore(cls: type[Task[Solution]], state: dict[str, object]) -> Task[Soluti
     return task
 
 
-def _raw_fields(fields: Mapping[str, object]) -> dict[str, JSON]:
-    wire: dict[str, JSON] = {}
-    for name, value in fields.items():
-        if name == "proxy" and isinstance(value, Proxy):
-            wire |= value.to_wire()
-        elif value is not None:
-            wire[name] = to_json(name, value)
-    return wire
+def _raw_fields(fields: Mapping[str, object]) -> Mapping[str, JSON]:
+    wire = copied({name: value for name, value in fields.items() if value is not None})
+    proxy = fields.get("proxy")
+    if isinstance(proxy, Proxy):
+        del wire["proxy"]
+        wire |= proxy.to_wire()
+    return hidden(wire)
+
+
+def _holds_password(wire: dict[str, JSON]) -> bool:
+    return bool(_without_password("", wire) != wire)
+
+
+def _without_password(name: str, value: Any) -> Any:
+    if isinstance(value, Proxy):
+        return value.without_password()
+    if isinstance(value, Mapping):
+        return {key: _without_password(key, item) for key, item in value.items() if not _PASSWORD.search(key)}
+    if isinstance(value, list | tuple):
+        return [_without_password(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return _LOGIN.sub(r"\1@", _proxy_without_password(value) if name == "proxy" else value)
+
+
+def _proxy_without_password(text: str) -> str:
+    try:
+        proxy = Proxy.parse(text)
+    except InvalidTaskError:
+        return text
+    return text if proxy.password is None else proxy.without_password().to_url()
 
 
 _WIRE = "wire"
@@ -169,39 +227,81 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
     return {_WIRE: (name, write)}
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class Widget(Task[S_co]):
-    """What the classes of tasks share: each field that is not `None` is sent under its name in camel case."""
+    """What the classes of tasks share: each field that is not `None` is sent under its name in camel case.
 
-    types: ClassVar[tuple[str, str]]
-    """The type's name without and with a proxy."""
+    The fields that are required stand in the bases of a class, and what all classes have besides in `Options`, which is
+    named before them: so the required ones come first in the signature of a class.
+    """
 
-    _type: str | None = attrs.field(default=None, alias="type", converter=type_name, metadata=sent(None))
-    _life: float | None = attrs.field(default=None, alias="lifetime", converter=seconds_or_none, metadata=sent(None))
-    extra: Mapping[str, JSON] = attrs.field(factory=dict, validator=more_fields, metadata=sent(None), repr=False)
+    type_names: ClassVar[Names]
+    """What the services of the family call this kind of task."""
 
-    def __attrs_post_init__(self) -> None:
-        for field in attrs.fields(self.__class__):
-            value = getattr(self, field.name)
-            if isinstance(value, str | Mapping):  # a copy, so that nobody changes it later; and proof that it is JSON
-                object.__setattr__(self, field.name, to_json(field.name, value))
+    def __new__(cls, **given: Any) -> Self:
+        """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""
+        given = hidden(given)
+        fields = {field.alias: field for field in attrs.fields(cls) if field.validator and field.alias in given}
+        for name, field in fields.items():
+            value = masked(given[name])
+            field.validator(None, field, value)
+            if isinstance(value, str | Mapping):
+                to_json(field.name, value)
+        cls.check_together(given)
+        return super().__new__(cls)
+
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any]) -> None:
+        """Check the fields that depend on each other."""
 
     @property
     def type(self) -> str:
         """The task's type on the wire: the one that was given, or the usual one."""
-        return self._type or self.types[getattr(self, "proxy", None) is not None]
+        return self._type or self._usual_name().type
 
-    def to_wire(self) -> dict[str, JSON]:
-        """The `task` object of `createTask`. It may hold a proxy's password."""
-        wire: dict[str, JSON] = {"type": self.type}
+    @property
+    def kind(self) -> str:
+        """What kind of task it is, whatever its service calls it; a type that was given is looked up."""
+        return self.type_names.kind if self._type is None else super().kind
+
+    def names(self) -> tuple[Name, ...]:
+        """The types that may be tried, in order, as far as they go with the fields that are set.
+
+        None if the type was given, or if no service takes all these fields.
+        """
+        return () if self._type else self.type_names.fitting(self._optional(), self._proxied())
+
+    def _usual_name(self) -> Name:
+        return self.type_names.usual(self._optional(), self._proxied())
+
+    def _proxied(self) -> bool:
+        return getattr(self, "proxy", None) is not None
+
+    def _optional(self) -> dict[str, object]:
+        cls: Any = self.__class__  # its own hash is that of its instances, to a type checker
+        values = ((field, getattr(self, field)) for field in _optional_fields(cls))
+        return {field: value for field, value in values if value is not None}
+
+    def to_wire(self, name: Name | None = None) -> dict[str, JSON]:
+        """The `task` object of `createTask`. It may hold a proxy's password.
+
+        Args:
+            name: One of `names()`, to send the task under; otherwise the type that was given, or else the first.
+        """
+        if name is None and self._type is None:
+            name = self._usual_name()
+        wire: dict[str, JSON] = {"type": name.type if name else self.type}
         for field in attrs.fields(self.__class__):
             value = getattr(self, field.name)
-            name, write = field.metadata.get(_WIRE, (camel(field.name), None))
+            spelled = name.write(field.name, value) if name and value is not None else None
+            key, write = field.metadata.get(_WIRE, (camel(field.name), None))
             if isinstance(value, Proxy):
-                wire |= value.to_wire()
-            elif value is not None and name is not None:
-                wire[name] = write(value) if write else to_json(field.name, value)
-        return wire | {name: to_json(name, value) for name, value in self.extra.items()}
+                wire |= value.to_wire(name.proxy if name else "url")
+            elif spelled is not None:
+                merge(wire, spelled)
+            elif value is not None and key is not None:
+                wire[key] = write(value) if write else to_json(field.name, value)
+        return wire | copied(vars(self)["extra"])
 
     def _shown(self) -> Iterator[str]:
         for field in attrs.fields(self.__class__):
@@ -210,15 +310,45 @@ class Widget(Task[S_co]):
                 yield f"{field.alias}={shown(value) if field.repr else '<hidden>'}"
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class OnPage(Widget[S_co]):
-    """A widget on a page, solved with or without a proxy."""
+@functools.cache
+def _optional_fields(cls: Any) -> tuple[str, ...]:
+    """The fields of a class that need not be set, and that not every service takes."""
+    own = (field for field in attrs.fields(cls) if field.init and field.default is None)
+    return tuple(field.name for field in own if field.name != "proxy" and not field.name.startswith("_"))
 
-    website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
+
+def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
+    return a_copy(fields or {})
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Options:
+    """What can be set on all classes of tasks."""
+
+    _type: str | None = attrs.field(default=None, alias="type", validator=maybe(KEY), metadata=sent(None))
+    _life: float | None = attrs.field(
+        default=None, alias="lifetime", converter=seconds_or_none, validator=a_lifetime, metadata=sent(None)
+    )
+    extra: Mapping[str, JSON] = attrs.field(
+        default=None, converter=_kept, validator=maybe(more_fields), metadata=sent(None), repr=False
+    )
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class ProxyOptions(Options):
+    """What can be set on tasks that are solved with or without a proxy."""
+
     proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class OnPage(Widget[S_co]):
+    """A widget on a page."""
+
+    website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class WithKey(OnPage[S_co]):
     """A widget on a page, known by its site key."""
 

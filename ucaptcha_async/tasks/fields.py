@@ -10,7 +10,8 @@ import attrs
 
 from ucaptcha_async.checks import Seconds, seconds, split_url, wrong
 from ucaptcha_async.errors import ConfigurationError, InvalidTaskError, ProxyError
-from ucaptcha_async.json_values import JSON, to_json
+from ucaptcha_async.json_values import JSON, copied, to_json
+from ucaptcha_async.secrecy import hidden
 
 from .proxy import Proxy
 
@@ -22,7 +23,7 @@ def must(allowed: str, test: Callable[[Any], bool]) -> Validator:
 
     def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not test(value):
-            raise wrong(attribute.name, value, allowed)
+            raise wrong(attribute.alias or attribute.name, value, allowed)
 
     return validate
 
@@ -93,6 +94,17 @@ def more_fields(task: object, attribute: attrs.Attribute[Any], value: Any) -> No
         raise InvalidTaskError("extra must not hold 'type': set the task's own type", field="extra")
 
 
+def a_lifetime(_: object, __: attrs.Attribute[Any], value: Any) -> None:
+    """A validator: a duration, or `None`."""
+    lifetime(value)
+
+
+def json_object(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """A validator: a mapping, text that holds a JSON object, or `None`."""
+    if not (value is None or isinstance(value, Mapping) or (isinstance(value, str) and _is_json_object(value))):
+        raise wrong(attribute.name, value, "a mapping, or text that holds a JSON object")
+
+
 def in_order(low_name: str, low: int | None, high_name: str, high: int | None) -> None:
     """Check that a least value does not exceed the greatest one; 0 and `None` are no limits."""
     if low and high and low > high:
@@ -113,16 +125,23 @@ def lifetime(value: Seconds | None) -> float | None:
     try:
         return seconds("lifetime", value)
     except ConfigurationError as error:
-        raise InvalidTaskError(error.message, field="lifetime") from None
+        message = error.message
+    raise InvalidTaskError(message, field="lifetime")
+
+
+def a_copy(value: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """A converter: a mapping that nobody else can change, out of sight."""
+    return hidden(copied(value))
+
+
+def a_copy_or_none(value: Mapping[str, JSON] | None) -> Mapping[str, JSON] | None:
+    """A converter: the same for a mapping that may be `None`."""
+    return None if value is None else a_copy(value)
 
 
 def json_text(value: str | Mapping[str, JSON] | None) -> str | None:
     """A converter: text that holds a JSON object, from a mapping or from text."""
-    if isinstance(value, Mapping):
-        return json.dumps(to_json("data", value))
-    if value is not None and not (isinstance(value, str) and _is_json_object(value)):
-        raise wrong("data", value, "a mapping, or text that holds a JSON object")
-    return value
+    return json.dumps(to_json("data", value)) if isinstance(value, Mapping) else value
 
 
 def _is_json_object(text: str) -> bool:

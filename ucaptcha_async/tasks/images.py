@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
+from urllib.parse import unquote, unquote_to_bytes
 
 import attrs
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import InvalidTaskError
 
-ImageSource: TypeAlias = "bytes | bytearray | memoryview | os.PathLike[str] | str | Image"
-"""An image: its bytes, the path of a file (`pathlib.Path`), or text: base64, or a `data:` URI."""
+
+class BinaryFile(Protocol):
+    """A file object that is open for reading bytes, such as `open(path, "rb")` or `io.BytesIO`."""
+
+    def read(self) -> bytes:
+        """All that is left in it."""
+        ...
+
+
+class Savable(Protocol):
+    """An image of Pillow, or whatever else can save itself as PNG."""
+
+    def save(self, fp: Any, /, format: str | None = None) -> Any:
+        """Write it to a file object."""
+        ...
+
+
+ImageSource: TypeAlias = "bytes | bytearray | memoryview | os.PathLike[str] | str | BinaryFile | Savable | Image"
+"""An image: its bytes, the path of a file (`pathlib.Path`), an open file, an image of Pillow, or base64 or a `data:`
+URL as text or bytes."""
 
 _ALLOWED = (
-    "a PNG, JPEG, GIF, WebP or BMP image as bytes, a pathlib.Path, or text in base64 or as a data: URI "
-    "(for a file's name use pathlib.Path)"
+    "a PNG, JPEG, GIF, WebP or BMP image: bytes, a pathlib.Path (not a file's name as text), an open file, "
+    "an image of Pillow, or base64 or a data: URL"
 )
-_DATA_URI = re.compile(r"\Adata:[^,]{0,200},")
+_DATA_URL = re.compile(r"data:(?P<head>[^,]{0,200}),", re.IGNORECASE)
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -65,38 +87,84 @@ def read_image(field: str, source: ImageSource) -> Image:
     """Read an image from any of its sources, or raise `InvalidTaskError`."""
     if isinstance(source, Image):
         return source
-    data = _bytes(field, source)
-    media_type = _media_type(data)
-    if media_type is None:
-        raise wrong(field, source, _ALLOWED)
-    return Image(data, media_type)
-
-
-def _bytes(field: str, source: object) -> bytes:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
-    if isinstance(source, os.PathLike):
-        return _file(field, source)
-    if isinstance(source, str):
-        return _decoded(field, source)
+    for data in _readings(field, source):
+        media_type = _media_type(data)
+        if media_type is not None:
+            return Image(data, media_type)
     raise wrong(field, source, _ALLOWED)
+
+
+def _readings(field: str, source: Any) -> Iterator[bytes]:
+    """What a source may stand for, one after the other."""
+    if isinstance(source, str):
+        yield from _decoded(source)
+    elif isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source)
+        yield data
+        yield from _decoded(data.decode("ascii", errors="replace"))
+    elif isinstance(source, os.PathLike):
+        yield _file(field, source)
+    elif callable(getattr(source, "read", None)):
+        yield from _readings(field, _read(field, source))
+    elif callable(getattr(source, "save", None)):
+        yield _saved(field, source)
 
 
 def _file(field: str, path: os.PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError, TypeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-        message = f"{field} must be a readable file: {os.fspath(path)!r} cannot be read ({reason})"
-        raise InvalidTaskError(message, field=field) from None
+        return Path(path).expanduser().read_bytes()
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        reason = _reason(error)
+    raise InvalidTaskError(
+        f"{field} must be a readable file: {os.fspath(path)!r} cannot be read ({reason})", field=field
+    )
 
 
-def _decoded(field: str, text: str) -> bytes:
-    bare = "".join(_DATA_URI.sub("", text.lstrip(), count=1).split())
+def _read(field: str, file: Any) -> bytes:
+    """All of an open file, from its start where it can go there: writing to it has left it at its end."""
     try:
-        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise wrong(field, text, _ALLOWED) from None
+        if getattr(file, "seekable", bool)():
+            file.seek(0)
+        data = file.read()
+    except (OSError, ValueError) as error:
+        raise InvalidTaskError(
+            f"{field} must be a readable file: it cannot be read ({_reason(error)})", field=field
+        ) from None
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise wrong(field, data, "a file that gives bytes (open it with mode 'rb')")
+    return bytes(data)
+
+
+def _saved(field: str, image: Any) -> bytes:
+    """An image as PNG, which loses nothing; as JPEG where its colours are those of print."""
+    file = io.BytesIO()
+    try:
+        image.save(file, "JPEG" if getattr(image, "mode", None) == "CMYK" else "PNG")
+    except Exception as error:
+        raise InvalidTaskError(
+            f"{field} must be an image that can be saved as PNG ({_reason(error)})", field=field
+        ) from None
+    return file.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)[:200] or type(error).__name__
+
+
+def _decoded(text: str) -> Iterator[bytes]:
+    """What a text stands for as base64 or as a `data:` URL."""
+    text = text.strip()
+    found = _DATA_URL.match(text)
+    if found is not None:
+        text = text[found.end() :]
+        if not found["head"].lower().rstrip().endswith(";base64"):
+            yield unquote_to_bytes(text)
+    bare = "".join(unquote(text).split()).translate(_URL_SAFE).rstrip("=")
+    with contextlib.suppress(binascii.Error, ValueError):
+        yield base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+
+
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _media_type(data: bytes) -> str | None:

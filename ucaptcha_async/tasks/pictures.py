@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from ucaptcha_async.json_values import checked
-
-from .base import SolutionClass, Widget, sent
+from . import names
+from .base import Options, S_co, SolutionClass, Widget, sent
 from .fields import ANGLE, CLICKS, FLAG, LENGTH, TEXT, in_order, maybe, one_of, page, whole_number
 from .images import Image, ImageSource, read_image
 from .solutions import CoordinatesSolution, RotateSolution, TextSolution
@@ -25,18 +25,32 @@ def _instructions(value: ImageSource | None) -> Image | None:
     return None if value is None else read_image("img_instructions", value)
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class ImageToText(Widget[TextSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithImage(Widget[S_co]):
+    """A task about an image, which is sent as bare base64."""
+
+    image: Image = attrs.field(converter=_image, metadata=sent("body", Image.to_base64))
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Recognition(Widget[S_co]):
+    """A task about an image, which is sent as a `data:` URI."""
+
+    image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class ImageToText(Options, WithImage[TextSolution]):
     """Text in an image. Gives a `TextSolution`, usually at once.
 
-    Type `ImageToTextTask` (source: docs/api/ucaptcha/create-task). The fields are family: anti-captcha
-    ImageToTextTask, not uCaptcha's own page.
+    Type `ImageToTextTask` (U: api/ucaptcha/create-task). The fields are family: anti-captcha ImageToTextTask, not
+    uCaptcha's own page.
 
     Attributes:
-        image: The image: PNG, JPEG, GIF, WebP or BMP. Required. Sent as `body`. Give `bytes`; the path of a file as
-            `pathlib.Path`, which is read at once (on a slow disk, in a thread of your own); or text: base64 or a
-            `data:` URI.
+        image: The image: PNG, JPEG, GIF, WebP or BMP. Required. Sent as `body`. Give its bytes; the path of a file as
+            `pathlib.Path` (`~` is your home); a file that is open for reading bytes, or `io.BytesIO`, which is read
+            from its start; an image of Pillow, which is sent as PNG; base64 (also URL-safe) or a `data:` URL, as text
+            or as bytes. Files are read at once: on a slow disk, do that in a thread of your own.
         phrase: Whether the answer has more than one word.
         case: Whether upper and lower case matter.
         numeric: 0 anything, 1 digits only, 2 no digits (anti-captcha); 3 and 4 are 2captcha's: either digits or
@@ -48,7 +62,7 @@ class ImageToText(Widget[TextSolution]):
         website_url: Absolute URL of the page it comes from.
         language_pool: `"en"` or `"rn"` (Russian and neighbours).
         module: The name of a recogniser. Family: CapSolver.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that the text is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -65,9 +79,8 @@ class ImageToText(Widget[TextSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TextSolution
-    types: ClassVar[tuple[str, str]] = ("ImageToTextTask", "ImageToTextTask")
+    type_names: ClassVar[names.Names] = names.IMAGE_TO_TEXT
 
-    image: Image = attrs.field(converter=_image, metadata=sent("body", Image.to_base64))
     phrase: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     case: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     numeric: int | None = attrs.field(default=None, validator=maybe(whole_number(0, 4)))
@@ -79,18 +92,18 @@ class ImageToText(Widget[TextSolution]):
     language_pool: LanguagePool | None = attrs.field(default=None, validator=maybe(one_of("en", "rn")))
     module: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        in_order("min_length", self.min_length, "max_length", self.max_length)
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any]) -> None:
+        """Check the fields that depend on each other."""
+        in_order("min_length", given.get("min_length"), "max_length", given.get("max_length"))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class ClickCoordinates(Widget[CoordinatesSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class ClickCoordinates(Options, Recognition[CoordinatesSolution]):
     """Where to click in an image. Gives a `CoordinatesSolution`.
 
-    Type `CoordinatesRecognition`. Type and fields are family: AnySolver CoordinatesRecognition, not uCaptcha's own
-    page.
+    Types, in the order in which they are tried: `CoordinatesRecognition` (family: AnySolver), `CoordinatesTask`
+    (family: 2captcha). The fields are family: AnySolver CoordinatesRecognition, not uCaptcha's own page.
 
     Attributes:
         image: The image. Required. From the same sources as for [`ImageToText`][ucaptcha_async.ImageToText]. Sent as
@@ -99,7 +112,7 @@ class ClickCoordinates(Widget[CoordinatesSolution]):
         img_instructions: What to do, as an image.
         min_clicks: Fewest clicks, from 1.
         max_clicks: Most clicks, from 1.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -114,9 +127,8 @@ class ClickCoordinates(Widget[CoordinatesSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = CoordinatesSolution
-    types: ClassVar[tuple[str, str]] = ("CoordinatesRecognition", "CoordinatesRecognition")
+    type_names: ClassVar[names.Names] = names.CLICK_COORDINATES
 
-    image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
     comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
     img_instructions: Image | None = attrs.field(
         default=None, converter=_instructions, metadata=sent("imgInstructions", Image.to_data_uri)
@@ -124,17 +136,18 @@ class ClickCoordinates(Widget[CoordinatesSolution]):
     min_clicks: int | None = attrs.field(default=None, validator=maybe(CLICKS))
     max_clicks: int | None = attrs.field(default=None, validator=maybe(CLICKS))
 
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        in_order("min_clicks", self.min_clicks, "max_clicks", self.max_clicks)
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any]) -> None:
+        """Check the fields that depend on each other."""
+        in_order("min_clicks", given.get("min_clicks"), "max_clicks", given.get("max_clicks"))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Rotate(Widget[RotateSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Rotate(Options, Recognition[RotateSolution]):
     """How far to turn an image. Gives a `RotateSolution`.
 
-    Type `RotateRecognition`. Type and fields are family: AnySolver RotateRecognition, not uCaptcha's own page.
+    Types, in the order in which they are tried: `RotateRecognition` (family: AnySolver), `RotateTask` (family:
+    2captcha). The fields are family: AnySolver RotateRecognition, not uCaptcha's own page.
 
     Attributes:
         image: The image. Required. From the same sources as for [`ImageToText`][ucaptcha_async.ImageToText]. Sent as
@@ -142,7 +155,7 @@ class Rotate(Widget[RotateSolution]):
         angle: The step of the widget, degrees, above 0 up to 360.
         comment: What to do, in words.
         img_instructions: What to do, as an image.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -157,9 +170,8 @@ class Rotate(Widget[RotateSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = RotateSolution
-    types: ClassVar[tuple[str, str]] = ("RotateRecognition", "RotateRecognition")
+    type_names: ClassVar[names.Names] = names.ROTATE
 
-    image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
     angle: float | None = attrs.field(default=None, validator=maybe(ANGLE))
     comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
     img_instructions: Image | None = attrs.field(

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import attrs
 
-from ucaptcha_async.checks import wrong
+from ucaptcha_async.checks import white_space, wrong
 from ucaptcha_async.errors import ProxyError
-from ucaptcha_async.json_values import JSON, checked, discreet
+from ucaptcha_async.json_values import JSON
+from ucaptcha_async.secrecy import SecretStr, masked
 
 Scheme = Literal["http", "https", "socks4", "socks5"]
 Spelling = Literal["url", "fields"]
 
 _SCHEMES = ("http", "https", "socks4", "socks5")
+_REMOTE_DNS = {"socks4a": "socks4", "socks5h": "socks5"}
+"""Spellings of clients that let the proxy look names up. The service names the protocol only."""
 _SPELLINGS = ("url", "fields")
-_URL_ALLOWED = (
-    "a URL type://user:password@host:port with type http, https, socks4 or socks5 and nothing after the port "
-    "(percent-encode special characters in user and password)"
+_ALLOWED = (
+    "a URL type://user:password@host:port with type http, https, socks4 or socks5 and nothing after the port, "
+    "or host:port:user:password"
 )
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LEGAL = "!$&'()*+,;="
+"""Characters that may stand in a URL's user as they are, besides letters, digits and `-._~`."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]*:[^\[\]@/?#]*)\]|(?P<name>[^:\[\]@/?#]+)):(?P<port>[0-9]{1,5})")
 
 
 def _is_host(host: object) -> bool:
@@ -35,34 +43,27 @@ def _is_host(host: object) -> bool:
         return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
 
 
-def _check_scheme(_: object, __: object, value: Scheme) -> None:
-    if value not in _SCHEMES:
-        raise wrong("scheme", value, "http, https, socks4 or socks5", ProxyError)
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65_536
 
 
-def _check_host(_: object, __: object, value: str) -> None:
-    if not _is_host(value):
-        allowed = "a host name (ASCII), an IPv4 address or an IPv6 address without brackets"
-        raise wrong("host", value, allowed, ProxyError)
+def _is_login(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value != "" and value.isprintable())
 
 
-def _check_port(_: object, __: object, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65_536:
-        raise wrong("port", value, "a whole number from 1 to 65535", ProxyError)
+def _must(allowed: str, test: Callable[[Any], bool]) -> Any:
+    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not test(value):
+            raise wrong(attribute.name, value, allowed, ProxyError)
+
+    return validate
 
 
-def _check_login(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
-        raise wrong(attribute.name, value, "non-empty printable text or None", ProxyError)
+_HOST_ALLOWED = "a host name (ASCII), an IPv4 address or an IPv6 address without brackets"
+_LOGIN = _must("non-empty printable text or None", _is_login)
 
 
-def _check_spelling(_: object, __: object, value: Spelling) -> None:
-    if value not in _SPELLINGS:
-        raise wrong("spelling", value, "'url' or 'fields'", ProxyError)
-
-
-@checked
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, init=False, repr=False)
 class Proxy:
     """The proxy that the service uses for a task.
 
@@ -72,13 +73,15 @@ class Proxy:
     called `proxy` is inferred; the five fields are family: anti-captcha, not uCaptcha's own page.
 
     Attributes:
-        scheme: `"http"`, `"https"`, `"socks4"` or `"socks5"`. Required.
+        scheme: `"http"`, `"https"`, `"socks4"` or `"socks5"`. Required. `"socks5h"` and `"socks4a"` are taken as
+            `"socks5"` and `"socks4"`: the service names the protocol only.
         host: Host name, IPv4 or IPv6 address (without brackets). Required.
         port: 1 to 65535. Required.
         username: The user, if the proxy wants one; in plain text, not percent-encoded.
         password: The password, if the proxy wants one; in plain text. Needs `username`.
         spelling: `"url"` sends one text, `proxy`. `"fields"` sends `proxyType`, `proxyAddress`, `proxyPort`,
-            `proxyLogin` and `proxyPassword` instead, for services of the family that want those.
+            `proxyLogin` and `proxyPassword` instead. `None`, the default: as the service that a task's type is from
+            documents it, and one text where the library does not know the type.
 
     Raises:
         ProxyError: A value is wrong; the message names the field, never the value.
@@ -94,64 +97,84 @@ class Proxy:
         ```
     """
 
-    scheme: Scheme = attrs.field(validator=_check_scheme)
-    host: str = attrs.field(validator=_check_host)
-    port: int = attrs.field(validator=_check_port)
-    username: str | None = attrs.field(default=None, validator=_check_login, repr=False)
-    password: str | None = attrs.field(default=None, validator=_check_login, repr=False)
-    spelling: Spelling = attrs.field(default="url", validator=_check_spelling)
+    scheme: Scheme = attrs.field(validator=_must("http, https, socks4 or socks5", _SCHEMES.__contains__))
+    host: str = attrs.field(validator=_must(_HOST_ALLOWED, _is_host))
+    port: int = attrs.field(validator=_must("a whole number from 1 to 65535", _is_port))
+    username: str | None = attrs.field(default=None, validator=_LOGIN, repr=False)
+    password: str | None = attrs.field(default=None, validator=_LOGIN, repr=False)
+    spelling: Spelling | None = attrs.field(
+        default=None, validator=_must("'url', 'fields' or None", (*_SPELLINGS, None).__contains__)
+    )
 
-    def __attrs_post_init__(self) -> None:
-        if self.password is not None and self.username is None:
+    def __init__(
+        self,
+        *,
+        scheme: Scheme | Literal["socks4a", "socks5h"],
+        host: str,
+        port: int,
+        username: str | None = None,
+        password: str | None = None,
+        spelling: Spelling | None = None,
+    ) -> None:
+        username, password = masked(username), masked(password)
+        known: Any = _REMOTE_DNS.get(scheme, scheme) if isinstance(scheme, str) else scheme
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue]  # attrs makes it
+            scheme=known, host=host, port=port, username=username, password=password, spelling=spelling
+        )
+        if password is not None and username is None:
             raise ProxyError("username must be given with a password", field="username")
 
     @classmethod
-    @discreet
-    def parse(cls, url: str, *, spelling: Spelling = "url") -> Self:
-        """Read a proxy from a URL; user and password are percent-decoded.
+    def parse(cls, url: str, *, spelling: Spelling | None = None) -> Self:
+        """Read a proxy from a URL, or from the forms in which providers list them.
+
+        The forms are `type://user:password@host:port`, the same without `type://`, and `host:port:user:password`.
+        User and password may be left out, the port may not; the type is `http` where there is none. The last `@` ends
+        the password, so it may hold any character; in the forms with `@`, `%40` stands for `@` and so on.
 
         Args:
-            url: `type://user:password@host:port`; user and password may be left out, the port may not.
+            url: The text.
             spelling: How it is sent, see the class.
 
         Raises:
-            ProxyError: It is not such a URL.
+            ProxyError: It is none of these.
         """
-        if not isinstance(url, str) or not url.isprintable() or any(c.isspace() for c in url):
-            raise wrong("proxy", url, _URL_ALLOWED, ProxyError)
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-            username, password = _decoded(parts.username), _decoded(parts.password)
-        except ValueError:
-            raise wrong("proxy", url, _URL_ALLOWED, ProxyError) from None
-        if parts.scheme not in _SCHEMES or not parts.hostname or port is None:
-            raise wrong("proxy", url, _URL_ALLOWED, ProxyError)
-        if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise wrong("proxy", url, _URL_ALLOWED, ProxyError)
-        scheme: Any = parts.scheme
-        return cls(
-            scheme=scheme, host=parts.hostname, port=port, username=username, password=password, spelling=spelling
-        )
+        url = masked(url)
+        trouble = white_space(url) if isinstance(url, str) else None
+        parts = None if trouble is not None else _parts(url)
+        if parts is None and trouble is not None:
+            raise ProxyError(f"proxy must be {_ALLOWED}; got text {trouble}", field="proxy")
+        if parts is None:
+            raise wrong("proxy", url, _ALLOWED, ProxyError)
+        scheme, host, port, username, password = parts
+        return cls(scheme=scheme, host=host, port=port, username=username, password=password, spelling=spelling)
+
+    def without_password(self) -> Proxy:
+        """The same proxy without its password, for what must not hold one."""
+        return self if self.password is None else attrs.evolve(self, password=None)
 
     def to_url(self) -> str:
-        """The proxy as a URL, password included."""
-        login = "" if self.username is None else quote(self.username, safe="")
+        """The proxy as a URL, password included: only what may not stand in a URL is percent-encoded."""
+        login = "" if self.username is None else quote(self.username, safe=_LEGAL)
         if self.password is not None:
-            login += f":{quote(self.password, safe='')}"
+            login += f":{quote(self.password, safe=_LEGAL + ':')}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{login}{'@' if login else ''}{host}:{self.port}"
 
-    def to_wire(self) -> dict[str, JSON]:
-        """The fields that a task sends for this proxy, password included."""
-        if self.spelling == "url":
+    def to_wire(self, usual: Spelling = "url") -> dict[str, JSON]:
+        """The fields that a task sends for this proxy, password included.
+
+        Args:
+            usual: How it is sent if `spelling` is `None`.
+        """
+        if (self.spelling or usual) == "url":
             return {"proxy": self.to_url()}
         fields: dict[str, JSON] = {
             "proxyType": self.scheme,
             "proxyAddress": self.host,
             "proxyPort": self.port,
-            "proxyLogin": self.username,
-            "proxyPassword": self.password,
+            "proxyLogin": None if self.username is None else str(self.username),
+            "proxyPassword": None if self.password is None else str(self.password),
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -161,13 +184,14 @@ class Proxy:
 
     def __repr__(self) -> str:
         login = "***:***@" if self.password is not None else "***@" if self.username is not None else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.host}]" if ":" in str(self.host) else self.host  # it may be a wrong value that is being refused
         return f"Proxy({self.scheme}://{login}{host}:{self.port})"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         if self.password is not None:
             raise TypeError("a Proxy with a password is not pickled; keep its URL where you keep secrets")
-        return _rebuild, (attrs.asdict(self),)
+        state = {name: str(value) if isinstance(value, SecretStr) else value for name, value in _fields(self)}
+        return _rebuild, (state,)
 
     def __copy__(self) -> Self:
         return self
@@ -176,9 +200,45 @@ class Proxy:
         return self
 
 
-def _decoded(text: str | None) -> str | None:
-    return unquote(text, errors="strict") or None if text else None
+def _fields(proxy: Proxy) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(proxy, field.name)) for field in attrs.fields(Proxy))
 
 
 def _rebuild(fields: dict[str, Any]) -> Proxy:
     return Proxy(**fields)
+
+
+def _parts(text: object) -> tuple[Any, str, int, str | None, str | None] | None:
+    """Scheme, host, port, user and password of a proxy in one of its forms; `None` if it is in none."""
+    if not isinstance(text, str) or not text.isprintable():
+        return None
+    found = _SCHEME.match(text)
+    scheme = found[1].lower() if found else "http"
+    rest = SecretStr(text[found.end() :].removesuffix("/")) if found else text
+    if scheme not in (*_SCHEMES, *_REMOTE_DNS):
+        return None
+    login, _, address = map(SecretStr, rest.rpartition("@"))
+    place = _ADDRESS.fullmatch(address)
+    if place is not None:
+        user, _, password = map(SecretStr, login.partition(":"))
+        decoded = [_decoded(user), _decoded(password)]
+        if None in decoded:
+            return None
+        return scheme, _host(place), int(place["port"]), decoded[0] or None, decoded[1] or None
+    place = _ADDRESS.match(rest)
+    if place is None or not rest[place.end() :].startswith(":"):
+        return None
+    user, _, password = map(SecretStr, rest[place.end() + 1 :].partition(":"))
+    return scheme, _host(place), int(place["port"]), user or None, password or None
+
+
+def _host(place: re.Match[str]) -> str:
+    return (place["v6"] or place["name"]).lower()
+
+
+def _decoded(text: str) -> SecretStr | None:
+    """A user or a password, percent-decoded; `None` if that gives no text."""
+    try:
+        return SecretStr(unquote(text, errors="strict"))
+    except UnicodeDecodeError:
+        return None

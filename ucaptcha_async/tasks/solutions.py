@@ -11,7 +11,8 @@ import attrs
 
 from ucaptcha_async.checks import Seconds, describe, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError, SolutionError
-from ucaptcha_async.json_values import JSON, checked, hidden
+from ucaptcha_async.json_values import JSON
+from ucaptcha_async.secrecy import hidden, masked
 
 Feedback: TypeAlias = Callable[[bool, str, str | None], Awaitable[str]]
 """Sends feedback on one task: `await feedback(accepted, message, code)` gives the service's confirmation."""
@@ -35,12 +36,12 @@ def _aware(_: object, attribute: attrs.Attribute[datetime], value: datetime) -> 
         raise wrong(attribute.name, value, "a datetime with a time zone", ConfigurationError)
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, init=False, repr=False)
 class Solution:
     """What a solved task gave. Task types without a solution class of their own give this one.
 
-    Its `repr` shows no token; it can be copied and compared, but not pickled.
+    Its `repr` shows no token. It can be copied, compared and pickled: a pickle holds the token, so keep it as you keep
+    secrets. An unpickled solution has no client to send feedback with.
 
     Attributes:
         raw: The solution as the service sent it, unknown fields included. Its `repr` shows the names only.
@@ -64,18 +65,40 @@ class Solution:
         ```
     """
 
-    raw: Mapping[str, JSON] = attrs.field(converter=hidden, repr=False, hash=False)
+    raw: Mapping[str, JSON] = attrs.field(repr=False, hash=False)
     task_id: str | None = None
     cost: Decimal | None = None
     solve_time: float | None = None
     polls: int = 0
-    obtained_at: datetime = attrs.field(factory=_now, validator=_aware)
+    obtained_at: datetime = attrs.field(validator=_aware)
     lifetime: float | None = None
     _feedback: Feedback | None = attrs.field(default=None, alias="feedback", eq=False, repr=False)
 
     promised: ClassVar[tuple[str, ...]] = ()
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        raw: Mapping[str, JSON],
+        task_id: str | None = None,
+        cost: Decimal | None = None,
+        solve_time: float | None = None,
+        polls: int = 0,
+        obtained_at: datetime | None = None,
+        lifetime: float | None = None,
+        feedback: Feedback | None = None,
+    ) -> None:
+        raw = hidden(raw)
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue]  # attrs makes it
+            raw=raw,
+            task_id=task_id,
+            cost=cost,
+            solve_time=solve_time,
+            polls=polls,
+            obtained_at=_now() if obtained_at is None else obtained_at,
+            lifetime=lifetime,
+            feedback=feedback,
+        )
         for name in self.promised:
             getattr(self, name)
 
@@ -120,7 +143,7 @@ class Solution:
             cost=cost,
             solve_time=solve_time,
             polls=polls,
-            obtained_at=obtained_at or _now(),
+            obtained_at=obtained_at,
             lifetime=lifetime,
             feedback=feedback,
         )
@@ -161,7 +184,8 @@ class Solution:
             The service's confirmation.
 
         Raises:
-            ClientStateError: The solution did not come from a client.
+            ClientStateError: The solution has no client: it was made by hand or unpickled. Use
+                [`client.feedback`][ucaptcha_async.AsyncClient.feedback].
         """
         return await self._send(True, message, code)
 
@@ -178,17 +202,23 @@ class Solution:
             The service's confirmation.
 
         Raises:
-            ClientStateError: The solution did not come from a client.
+            ClientStateError: The solution has no client: it was made by hand or unpickled. Use
+                [`client.feedback`][ucaptcha_async.AsyncClient.feedback].
         """
         return await self._send(False, message, code)
 
     async def _send(self, accepted: bool, message: str, code: str | None) -> str:
         if self._feedback is None:
-            raise ClientStateError("this solution did not come from a client; use client.feedback(…)")
+            raise ClientStateError(
+                "this solution has no client: it did not come from a client, or it was unpickled; "
+                "use client.feedback(task_id, accepted=…, message=…)",
+                task_id=self.task_id,
+            )
         return await self._feedback(accepted, message, code)
 
     def _find(self, *keys: str) -> Any:
-        return next((self.raw[key] for key in keys if self.raw.get(key) is not None), None)
+        """The first value that is there and not empty, out of sight: errors leave through here."""
+        return next((masked(self.raw[key]) for key in keys if self.raw.get(key) not in (None, "")), None)
 
     def _text(self, *keys: str) -> str:
         value = self._text_or_none(*keys)
@@ -198,9 +228,9 @@ class Solution:
 
     def _text_or_none(self, *keys: str) -> str | None:
         value = self._find(*keys)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
             return str(value)
-        return value if isinstance(value, str) else None
+        return None
 
     def _number(self, *keys: str) -> float:
         value = _as_number(self._find(*keys))
@@ -227,14 +257,19 @@ class Solution:
         for name in ("cost", "solve_time", "polls"):
             yield f"{name}={getattr(self, name)!r}"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} holds a paid solution and is not pickled; store its fields yourself")
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {f.alias: getattr(self, f.name) for f in attrs.fields(Solution) if f.name != "_feedback"}
+        return _restore, (type(self), fields | {"raw": dict(self.raw)})
 
     def __copy__(self) -> Self:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+def _restore(cls: type[Solution], fields: dict[str, Any]) -> Solution:
+    return cls(**fields)
 
 
 def _as_number(value: object) -> float | None:
@@ -246,8 +281,6 @@ def _as_number(value: object) -> float | None:
     return None
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
 class TokenSolution(Solution):
     """A token: of reCAPTCHA, hCaptcha, Turnstile, FunCaptcha and others.
 
@@ -264,6 +297,8 @@ class TokenSolution(Solution):
         ```
     """
 
+    __slots__ = ()
+
     promised: ClassVar[tuple[str, ...]] = ("token",)
 
     @property
@@ -277,8 +312,6 @@ class TokenSolution(Solution):
         return self._text_or_none("respKey")
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
 class TextSolution(Solution):
     """The text in an image. Source: docs/api/ucaptcha/get-task-result.
 
@@ -289,6 +322,8 @@ class TextSolution(Solution):
         assert TextSolution.parse({"text": "w9h5k"}).text == "w9h5k"
         ```
     """
+
+    __slots__ = ()
 
     promised: ClassVar[tuple[str, ...]] = ("text",)
 
@@ -303,8 +338,6 @@ class TextSolution(Solution):
         return self.text
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
 class GeeTestV3Solution(Solution):
     """GeeTest v3's three values (family: names of anti-captcha and 2captcha, not on uCaptcha's own pages).
 
@@ -316,6 +349,8 @@ class GeeTestV3Solution(Solution):
         assert (solution.challenge, solution.validate, solution.seccode) == ("a1", "b2", "b2|jordan")
         ```
     """
+
+    __slots__ = ()
 
     promised: ClassVar[tuple[str, ...]] = ("challenge", "validate", "seccode")
 
@@ -340,8 +375,6 @@ class GeeTestV3Solution(Solution):
         return self.validate
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
 class GeeTestV4Solution(Solution):
     """GeeTest v4's five values (family: names of anti-captcha and 2captcha, not on uCaptcha's own pages).
 
@@ -355,6 +388,8 @@ class GeeTestV4Solution(Solution):
         assert solution.pass_token == solution.token == "c0d"
         ```
     """
+
+    __slots__ = ()
 
     promised: ClassVar[tuple[str, ...]] = ("lot_number", "pass_token", "gen_time", "captcha_output")
 
@@ -389,8 +424,6 @@ class GeeTestV4Solution(Solution):
         return self.pass_token
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
 class TencentSolution(Solution):
     """Tencent's values (family: names of 2captcha, not on uCaptcha's own pages).
 
@@ -402,6 +435,8 @@ class TencentSolution(Solution):
         assert solution.ticket == solution.token == "tr03"
         ```
     """
+
+    __slots__ = ()
 
     promised: ClassVar[tuple[str, ...]] = ("ticket", "randstr")
 
@@ -432,8 +467,6 @@ class TencentSolution(Solution):
         return self.ticket
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
 class CoordinatesSolution(Solution):
     """Where to click (family: shape of 2captcha, not on uCaptcha's own pages).
 
@@ -446,17 +479,24 @@ class CoordinatesSolution(Solution):
         ```
     """
 
+    __slots__ = ()
+
     promised: ClassVar[tuple[str, ...]] = ("coordinates",)
 
     @property
     def coordinates(self) -> tuple[Point, ...]:
         """The places, in the order in which to click; objects with `x` and `y`, or pairs, on the wire."""
-        places = self._find("coordinates")
-        points = [_as_point(place) for place in places] if isinstance(places, list | tuple) else []
-        found = tuple(point for point in points if point is not None)
-        if not found or len(found) != len(points):
+        points = _as_points(self.raw.get("coordinates"))
+        if not points:
             self._lacks(("coordinates",), "a list of places (x, y)")
-        return found
+        return points
+
+
+def _as_points(places: object) -> tuple[Point, ...]:
+    """The places; none at all if one of them is wrong."""
+    points = [_as_point(place) for place in places] if isinstance(places, list | tuple) else []
+    found = tuple(point for point in points if point is not None)
+    return found if len(found) == len(points) else ()
 
 
 def _as_point(place: object) -> Point | None:
@@ -467,8 +507,6 @@ def _as_point(place: object) -> Point | None:
     return None if x is None or y is None else Point(x, y)
 
 
-@checked
-@attrs.frozen(kw_only=True, repr=False)
 class RotateSolution(Solution):
     """How far to turn an image (family: shape of 2captcha, not on uCaptcha's own pages).
 
@@ -479,6 +517,8 @@ class RotateSolution(Solution):
         assert RotateSolution.parse({"rotate": 180}).angle == 180
         ```
     """
+
+    __slots__ = ()
 
     promised: ClassVar[tuple[str, ...]] = ("angle",)
 

@@ -1,9 +1,10 @@
 """What you ask: one class for each CAPTCHA widget, and `Task` for any other type.
 
 The names of fields are the service's in snake case. uCaptcha's own pages about the task types were not available when
-this was written: only the names `RecaptchaV2TaskProxyless`, `ReCaptchaV2TokenProxyLess` and `ImageToTextTask` are
-uCaptcha's, and all else is the common ground of its protocol family (marked "family: …"). So `type` can be set on each
-class, and `extra` adds any field.
+this was written: only the names `RecaptchaV2TaskProxyless`, `ReCaptchaV2TokenProxyLess`, `TurnstileTokenProxyLess`,
+`HardCaptchaTokenProxyLess` and `ImageToTextTask` are uCaptcha's (marked "U: …"), and all else is the common ground of
+its protocol family (marked "family: …"). So each class has several types, and a client finds the one that its service
+takes (see `names`). With `type` you choose it yourself, and `extra` adds any field.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import ClassVar, Literal, TypeAlias
 
 import attrs
 
-from ucaptcha_async.json_values import JSON, checked
+from ucaptcha_async.json_values import JSON
 
-from .base import OnPage, SolutionClass, Task, WithKey, sent
-from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, json_text, maybe, number, page
+from . import names
+from .base import OnPage, ProxyOptions, S_co, SolutionClass, Task, WithKey, sent
+from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, a_copy_or_none, json_object, json_text, maybe, number, page
 from .pictures import ClickCoordinates, ImageToText, Rotate
 from .proxy import Proxy
 from .solutions import GeeTestV3Solution, GeeTestV4Solution, TencentSolution, TokenSolution
@@ -45,13 +47,43 @@ ApiDomain: TypeAlias = Literal["google.com", "recaptcha.net", "www.google.com", 
 """A host that serves reCAPTCHA's script."""
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV2(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithCaptchaId(OnPage[S_co]):
+    """A widget on a page, known by its captcha id."""
+
+    gt: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithChallenge(WithCaptchaId[S_co]):
+    """The same with a challenge that serves once."""
+
+    challenge: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithPublicKey(OnPage[S_co]):
+    """A widget on a page, known by its public key."""
+
+    website_public_key: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithAppId(OnPage[S_co]):
+    """A widget on a page, known by its app id."""
+
+    app_id: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV2(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v2, the checkbox or the invisible one. Gives a `TokenSolution`.
 
-    Type `RecaptchaV2TaskProxyless` (source: docs/api/ucaptcha/create-task), with a proxy `RecaptchaV2Task`
-    (family: anti-captcha RecaptchaV2Task, not uCaptcha's own page).
+    Types, in the order in which they are tried: `RecaptchaV2TaskProxyless` (U: api/ucaptcha/create-task),
+    `ReCaptchaV2TokenProxyLess` (U: getting-started/authentication), `ReCaptchaV2TaskProxyLess` (family: CapSolver),
+    `NoCaptchaTaskProxyless` (family: anti-captcha); with a proxy `ReCaptchaV2Token` (family: AnySolver),
+    `RecaptchaV2Task` (family: anti-captcha), `ReCaptchaV2Task` (family: CapSolver), `NoCaptchaTask` (family:
+    anti-captcha).
 
     Attributes:
         website_url: Absolute URL of the page. Required. Source: docs/api/ucaptcha/create-task.
@@ -62,7 +94,7 @@ class RecaptchaV2(WithKey[TokenSolution]):
         user_agent: Browser identity to solve with, used with a proxy. Family: anti-captcha.
         cookies: Cookies to solve with, `name=value; name2=value2`, used with a proxy. Family: anti-captcha.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through. Family, see there.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -77,12 +109,12 @@ class RecaptchaV2(WithKey[TokenSolution]):
             "websiteKey": "6Le-wvkSAAAAAPBMRTvw",
         }
         proxy = Proxy.parse("http://user:password@proxy.example.com:8080")
-        assert RecaptchaV2(website_url="https://example.com", website_key="6L", proxy=proxy).type == "RecaptchaV2Task"
+        assert RecaptchaV2(website_url="https://example.com", website_key="6L", proxy=proxy).type == "ReCaptchaV2Token"
         ```
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("RecaptchaV2TaskProxyless", "RecaptchaV2Task")
+    type_names: ClassVar[names.Names] = names.RECAPTCHA_V2
     usual_lifetime: ClassVar[float | None] = 120.0
 
     is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
@@ -92,13 +124,15 @@ class RecaptchaV2(WithKey[TokenSolution]):
     cookies: str | None = attrs.field(default=None, validator=maybe(TEXT), repr=False)
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV2Enterprise(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV2Enterprise(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v2 Enterprise. Gives a `TokenSolution`.
 
-    Type `RecaptchaV2EnterpriseTaskProxyless`, with a proxy `RecaptchaV2EnterpriseTask`. Type and fields are family:
-    anti-captcha RecaptchaV2EnterpriseTask, not uCaptcha's own page.
+    Types, in the order in which they are tried: `RecaptchaV2EnterpriseTaskProxyless` (family: anti-captcha),
+    `ReCaptchaV2EnterpriseTaskProxyLess` (family: CapSolver), `ReCaptchaV2EnterpriseTokenProxyLess` (family: AnySolver);
+    with a proxy `RecaptchaV2EnterpriseTask` (family: anti-captcha), `ReCaptchaV2EnterpriseTask` (family: CapSolver),
+    `ReCaptchaV2EnterpriseToken` (family: AnySolver). The fields are family: anti-captcha RecaptchaV2EnterpriseTask, not
+    uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
@@ -106,7 +140,7 @@ class RecaptchaV2Enterprise(WithKey[TokenSolution]):
         enterprise_payload: What the page passes to `grecaptcha.enterprise.render`, for example `{"s": "…"}`.
         api_domain: The host that the widget is loaded from: `"www.google.com"` or `"www.recaptcha.net"`.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -120,20 +154,24 @@ class RecaptchaV2Enterprise(WithKey[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("RecaptchaV2EnterpriseTaskProxyless", "RecaptchaV2EnterpriseTask")
+    type_names: ClassVar[names.Names] = names.RECAPTCHA_V2_ENTERPRISE
     usual_lifetime: ClassVar[float | None] = 120.0
 
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RecaptchaV3(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV3(ProxyOptions, WithKey[TokenSolution]):
     """reCAPTCHA v3, Enterprise or not. Gives a `TokenSolution`.
 
-    Type `RecaptchaV3TaskProxyless` (family: anti-captcha and 2captcha RecaptchaV3), with a proxy `RecaptchaV3Task`
-    (inferred from CapSolver's `ReCaptchaV3Task`); neither is on uCaptcha's own pages.
+    Types, in the order in which they are tried: `RecaptchaV3TaskProxyless` (family: anti-captcha),
+    `ReCaptchaV3TaskProxyLess`, `ReCaptchaV3EnterpriseTaskProxyLess` (family: CapSolver), `ReCaptchaV3TokenProxyLess`,
+    `ReCaptchaV3EnterpriseTokenProxyLess` (family: AnySolver); with a proxy `ReCaptchaV3Task`,
+    `ReCaptchaV3EnterpriseTask` (family: CapSolver), `ReCaptchaV3Token`, `ReCaptchaV3EnterpriseToken` (family:
+    AnySolver), `RecaptchaV3Task` (inferred).
 
     Attributes:
         website_url: Absolute URL of the page. Required.
@@ -146,7 +184,7 @@ class RecaptchaV3(WithKey[TokenSolution]):
         enterprise_payload: What the page passes to the Enterprise script. Family: CapSolver.
         is_session: Whether a session is wanted besides the token. Family: CapSolver.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -160,24 +198,30 @@ class RecaptchaV3(WithKey[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("RecaptchaV3TaskProxyless", "RecaptchaV3Task")
+    type_names: ClassVar[names.Names] = names.RECAPTCHA_V3
     usual_lifetime: ClassVar[float | None] = 120.0
 
     min_score: float | None = attrs.field(default=None, validator=maybe(number(0.1, 0.9)))
     page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
     is_enterprise: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     is_session: bool | None = attrs.field(default=None, validator=maybe(FLAG))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class HCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class HCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """hCaptcha. Gives a `TokenSolution`.
 
-    Type `HCaptchaTaskProxyless`, with a proxy `HCaptchaTask`. Type and fields are family: anti-captcha HCaptchaTask,
-    not uCaptcha's own page.
+    Types, in the order in which they are tried: `HCaptchaTaskProxyless` (family: anti-captcha), `HCaptchaTaskProxyLess`
+    (family: CapSolver), `PopularCaptchaTokenProxyLess`, `PopularCaptchaInvisibleTokenProxyLess`,
+    `PopularCaptchaEnterpriseTokenProxyLess`, `PopularCaptchaEnterpriseInvisibleTokenProxyLess` (family: AnySolver),
+    `HardCaptchaTokenProxyLess` (U: features/x402-payments; that it means hCaptcha is inferred); with a proxy
+    `HCaptchaTask` (family: anti-captcha), `PopularCaptchaToken`, `PopularCaptchaInvisibleToken`,
+    `PopularCaptchaEnterpriseToken`, `PopularCaptchaEnterpriseInvisibleToken` (family: AnySolver), `HardCaptchaToken`
+    (inferred). The fields are family: anti-captcha HCaptchaTask, not uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
@@ -186,7 +230,7 @@ class HCaptcha(WithKey[TokenSolution]):
         enterprise_payload: Values of the Enterprise edition, for example `{"rqdata": "…"}`.
         user_agent: Browser identity to solve with. Deprecated at anti-captcha: use the solution's `user_agent`.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted (120). Source: docs/features/lightning-mode. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -200,20 +244,23 @@ class HCaptcha(WithKey[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("HCaptchaTaskProxyless", "HCaptchaTask")
+    type_names: ClassVar[names.Names] = names.HCAPTCHA
     usual_lifetime: ClassVar[float | None] = 120.0
 
     is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
-    enterprise_payload: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    enterprise_payload: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Turnstile(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Turnstile(ProxyOptions, WithKey[TokenSolution]):
     """Cloudflare Turnstile, the widget. Gives a `TokenSolution`.
 
-    Type `TurnstileTaskProxyless`, with a proxy `TurnstileTask`. Type and fields are family: anti-captcha
+    Types, in the order in which they are tried: `TurnstileTokenProxyLess` (U: features/x402-payments),
+    `TurnstileTaskProxyless` (family: anti-captcha), `AntiTurnstileTaskProxyLess` (family: CapSolver); with a proxy
+    `TurnstileToken` (family: AnySolver), `TurnstileTask` (family: anti-captcha). The fields are family: anti-captcha
     TurnstileTask, not uCaptcha's own page.
 
     Attributes:
@@ -223,7 +270,7 @@ class Turnstile(WithKey[TokenSolution]):
         c_data: The widget's `cData`.
         chl_page_data: The widget's `chlPageData`.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted (300). Source: docs/features/lightning-mode. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -238,7 +285,7 @@ class Turnstile(WithKey[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("TurnstileTaskProxyless", "TurnstileTask")
+    type_names: ClassVar[names.Names] = names.TURNSTILE
     usual_lifetime: ClassVar[float | None] = 300.0
 
     action: str | None = attrs.field(default=None, validator=maybe(TEXT))
@@ -246,13 +293,13 @@ class Turnstile(WithKey[TokenSolution]):
     chl_page_data: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class GeeTestV3(OnPage[GeeTestV3Solution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class GeeTestV3(ProxyOptions, WithChallenge[GeeTestV3Solution]):
     """GeeTest v3, the slider and its kin. Gives a `GeeTestV3Solution`.
 
-    Type `GeeTestTaskProxyless`, with a proxy `GeeTestTask`. Type and fields are family: anti-captcha GeeTestTask, not
-    uCaptcha's own page.
+    Types, in the order in which they are tried: `GeeTestTaskProxyless` (family: anti-captcha), `GeeTestTaskProxyLess`
+    (family: CapSolver), `GeeTestV3TokenProxyLess` (inferred); with a proxy `GeeTestTask` (family: anti-captcha),
+    `GeeTestV3Token` (inferred). The fields are family: anti-captcha GeeTestTask, not uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
@@ -262,7 +309,7 @@ class GeeTestV3(OnPage[GeeTestV3Solution]):
         geetest_get_lib: The path of the library, JSON text. Family: CapMonster.
         user_agent: Browser identity to solve with. Family: CapMonster.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -276,22 +323,21 @@ class GeeTestV3(OnPage[GeeTestV3Solution]):
     """
 
     solution_class: ClassVar[SolutionClass] = GeeTestV3Solution
-    types: ClassVar[tuple[str, str]] = ("GeeTestTaskProxyless", "GeeTestTask")
+    type_names: ClassVar[names.Names] = names.GEETEST_V3
 
-    gt: str = attrs.field(validator=KEY)
-    challenge: str = attrs.field(validator=KEY)
     geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
     geetest_get_lib: str | None = attrs.field(default=None, validator=maybe(TEXT))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class GeeTestV4(OnPage[GeeTestV4Solution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class GeeTestV4(ProxyOptions, WithCaptchaId[GeeTestV4Solution]):
     """GeeTest v4. Gives a `GeeTestV4Solution`.
 
-    Type `GeeTestTaskProxyless`, with a proxy `GeeTestTask`; `version` 4 is sent along. Type and fields are family:
-    anti-captcha GeeTestTask, not uCaptcha's own page.
+    Types, in the order in which they are tried: `GeeTestTaskProxyless` (family: anti-captcha), `GeeTestTaskProxyLess`
+    (family: CapSolver), `GeeTestV4TokenProxyLess` (inferred); with a proxy `GeeTestTask` (family: anti-captcha),
+    `GeeTestV4Token` (inferred). `version` 4 is sent along. The fields are family: anti-captcha GeeTestTask, not
+    uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
@@ -300,7 +346,7 @@ class GeeTestV4(OnPage[GeeTestV4Solution]):
         geetest_api_server_subdomain: The API's host, where it is not the usual one.
         user_agent: Browser identity to solve with. Family: CapMonster.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -314,22 +360,24 @@ class GeeTestV4(OnPage[GeeTestV4Solution]):
     """
 
     solution_class: ClassVar[SolutionClass] = GeeTestV4Solution
-    types: ClassVar[tuple[str, str]] = ("GeeTestTaskProxyless", "GeeTestTask")
+    type_names: ClassVar[names.Names] = names.GEETEST_V4
 
-    gt: str = attrs.field(validator=KEY)
     version: int = attrs.field(default=4, init=False)
-    init_parameters: Mapping[str, JSON] | None = attrs.field(default=None, validator=maybe(OBJECT))
+    init_parameters: Mapping[str, JSON] | None = attrs.field(
+        default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
+    )
     geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class FunCaptcha(OnPage[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class FunCaptcha(ProxyOptions, WithPublicKey[TokenSolution]):
     """FunCaptcha (Arkose Labs). Gives a `TokenSolution`.
 
-    Type `FunCaptchaTaskProxyless`, with a proxy `FunCaptchaTask`. Type and fields are family: anti-captcha
-    FunCaptchaTask, not uCaptcha's own page.
+    Types, in the order in which they are tried: `FunCaptchaTaskProxyless` (family: anti-captcha),
+    `FunCaptchaTaskProxyLess` (family: CapSolver), `FunCaptchaTokenProxyLess` (inferred); with a proxy `FunCaptchaTask`
+    (family: anti-captcha), `FunCaptchaToken` (inferred). The fields are family: anti-captcha FunCaptchaTask, not
+    uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
@@ -337,7 +385,7 @@ class FunCaptcha(OnPage[TokenSolution]):
         funcaptcha_api_js_subdomain: The host that the widget is loaded from, where it is the site's own.
         data: What the page passes to the widget, for example `{"blob": "…"}`: a mapping, or JSON text. Sent as text.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -351,22 +399,22 @@ class FunCaptcha(OnPage[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("FunCaptchaTaskProxyless", "FunCaptchaTask")
+    type_names: ClassVar[names.Names] = names.FUNCAPTCHA
 
-    website_public_key: str = attrs.field(validator=KEY)
     funcaptcha_api_js_subdomain: str | None = attrs.field(
         default=None, validator=maybe(KEY), metadata=sent("funcaptchaApiJSSubdomain")
     )
-    data: str | None = attrs.field(default=None, converter=json_text)
+    data: str | None = attrs.field(default=None, converter=json_text, validator=json_object)
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class MTCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class MTCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """MTCaptcha. Gives a `TokenSolution`.
 
-    Type `MtCaptchaTaskProxyLess`, with a proxy `MtCaptchaTask` (family: CapSolver MtCaptcha, which spells "ProxyLess");
-    the optional fields are family: CapMonster. Nothing of it is on uCaptcha's own pages.
+    Types, in the order in which they are tried: `MtCaptchaTaskProxyLess` (family: CapSolver), `MtCaptchaTaskProxyless`
+    (family: 2captcha), `MTCaptchaTask` (family: CapMonster), `MTCaptchaTokenProxyLess` (inferred); with a proxy
+    `MtCaptchaTask` (family: CapSolver), `MTCaptchaTask` (family: CapMonster), `MTCaptchaToken` (inferred). The optional
+    fields are family: CapMonster.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
@@ -375,7 +423,7 @@ class MTCaptcha(WithKey[TokenSolution]):
         is_invisible: Whether it is the invisible variant.
         user_agent: Browser identity to solve with.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -389,26 +437,26 @@ class MTCaptcha(WithKey[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("MtCaptchaTaskProxyLess", "MtCaptchaTask")
+    type_names: ClassVar[names.Names] = names.MTCAPTCHA
 
     page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
     is_invisible: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class FriendlyCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class FriendlyCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """Friendly Captcha. Gives a `TokenSolution`.
 
-    Type `FriendlyCaptchaTaskProxyless`, with a proxy `FriendlyCaptchaTask`. Type and fields are family: anti-captcha
-    FriendlyCaptchaTask, not uCaptcha's own page.
+    Types, in the order in which they are tried: `FriendlyCaptchaTaskProxyless` (family: anti-captcha),
+    `FriendlyCaptchaTokenProxyLess` (inferred); with a proxy `FriendlyCaptchaTask` (family: anti-captcha),
+    `FriendlyCaptchaToken` (inferred). The fields are family: anti-captcha FriendlyCaptchaTask, not uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
         website_key: The widget's site key. Required.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -422,22 +470,23 @@ class FriendlyCaptcha(WithKey[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("FriendlyCaptchaTaskProxyless", "FriendlyCaptchaTask")
+    type_names: ClassVar[names.Names] = names.FRIENDLY_CAPTCHA
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class YandexSmartCaptcha(WithKey[TokenSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class YandexSmartCaptcha(ProxyOptions, WithKey[TokenSolution]):
     """Yandex SmartCaptcha. Gives a `TokenSolution`.
 
-    Type `YandexCaptchaTaskProxyLess` (family: CapSolver YandexCaptcha), with a proxy `YandexCaptchaTask` (inferred from
-    it); neither is on uCaptcha's own pages.
+    Types, in the order in which they are tried: `YandexCaptchaTaskProxyLess` (family: CapSolver),
+    `YandexSmartCaptchaTaskProxyless`, `YandexCaptchaTokenProxyLess` (inferred); with a proxy `YandexCaptchaTask`,
+    `YandexSmartCaptchaTask`, `YandexCaptchaToken` (inferred). The fields are family: CapSolver YandexCaptcha, not
+    uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
         website_key: The widget's site key, `ysc1_…`. Required.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -451,23 +500,23 @@ class YandexSmartCaptcha(WithKey[TokenSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TokenSolution
-    types: ClassVar[tuple[str, str]] = ("YandexCaptchaTaskProxyLess", "YandexCaptchaTask")
+    type_names: ClassVar[names.Names] = names.YANDEX_SMART_CAPTCHA
 
 
-@checked
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Tencent(OnPage[TencentSolution]):
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Tencent(ProxyOptions, WithAppId[TencentSolution]):
     """Tencent Captcha. Gives a `TencentSolution`.
 
-    Type `TencentTaskProxyless`, with a proxy `TencentTask`. Type and fields are family: 2captcha, from memory of its
-    clients; not uCaptcha's own page.
+    Types, in the order in which they are tried: `TencentTaskProxyless` (family: 2captcha), `TencentTokenProxyLess`
+    (inferred); with a proxy `TencentTask` (family: 2captcha), `TencentToken` (inferred). The fields are family:
+    2captcha, from memory of its clients; not uCaptcha's own page.
 
     Attributes:
         website_url: Absolute URL of the page. Required.
         app_id: The site's id. Required.
         captcha_script: Absolute URL of the widget's script, where it is not the usual one.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
-        type: Another type name to send instead.
+        type: The one type to send; no other is tried.
         lifetime: Seconds that a ticket is accepted; nobody knows in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
@@ -481,7 +530,6 @@ class Tencent(OnPage[TencentSolution]):
     """
 
     solution_class: ClassVar[SolutionClass] = TencentSolution
-    types: ClassVar[tuple[str, str]] = ("TencentTaskProxyless", "TencentTask")
+    type_names: ClassVar[names.Names] = names.TENCENT
 
-    app_id: str = attrs.field(validator=KEY)
     captcha_script: str | None = attrs.field(default=None, validator=maybe(page))

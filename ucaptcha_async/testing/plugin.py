@@ -102,13 +102,13 @@ def ucaptcha_in_process(
     client that is given an `http_client` keeps it.
     """
     from ucaptcha_async import client
-    from ucaptcha_async.transport import channels
-    from ucaptcha_async.transport.exchange import Http
+    from ucaptcha_async.transport.exchange import Sender
+    from ucaptcha_async.transport.senders import injected
 
-    def own(base_url: str, request_timeout: float, **_: object) -> Http:
-        return channels.injected(ucaptcha_http_client, base_url, request_timeout)
+    def open_sender(base_url: str, **_: object) -> Sender:
+        return injected(ucaptcha_http_client, base_url)
 
-    monkeypatch.setattr(client, "own", own)
+    monkeypatch.setattr(client, "open_sender", open_sender)
     _set_environment(monkeypatch, BASE_URL, ucaptcha_api_key)
 
 

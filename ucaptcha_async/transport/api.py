@@ -1,27 +1,29 @@
 """The four endpoints: typed in, typed out, errors by code.
 
-Every request passes through here once: paced, sent, heard by the limiter, understood. Nothing is retried here.
+Every request passes through here once: built, sent, heard by the limiter, understood. Nothing is retried here.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import attrs
 
-from ucaptcha_async.errors import APIConnectionError, ProtocolError, UCaptchaError, UnsolvableError
-from ucaptcha_async.json_values import SecretMapping
+from ucaptcha_async.errors import APIConnectionError, ProtocolError, UCaptchaError
+from ucaptcha_async.json_values import NumericId, wire_id
 from ucaptcha_async.pacing import Limiter
 from ucaptcha_async.results import Status
-from ucaptcha_async.secrecy import SecretBytes, SecretStr, redact, spellings, without_frames
+from ucaptcha_async.secrecy import SecretBytes, SecretMapping, SecretStr
 
-from .error_codes import CODES, INTERNAL, PENDING_CODES, by_status, error_for
-from .exchange import Departure, Http, Reply, Sending, UnansweredError
+from .error_codes import CODES, INTERNAL, PENDING_CODES, by_status, error_for, is_pending
+from .exchange import Clock, Exchange, Reply, Sender, UnansweredError
 
-JSON = dict[str, Any]
+logger = logging.getLogger("ucaptcha_async")
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -42,11 +44,15 @@ DEEPEST = 64
 WORDS = frozenset({*Status, *CODES, *PENDING_CODES, *INTERNAL})
 """The words that are known not to hold a secret."""
 
-REMEMBERED = 1_000
-"""Secrets of earlier tasks, in each spelling, that are kept, to be taken out of the service's words."""
-
 MOST = Decimal(10) ** 12
 """The largest amount of money or time that is believed: sums must not overflow."""
+
+READY_WORDS = frozenset({"completed", "success"})
+"""Other words of the family for `ready`, where a solution comes with them."""
+
+_STATUSES = frozenset(map(str, Status))
+
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +60,7 @@ class Answer:
     """What the service says of a task: the answer of `createTask` and of `getTaskResult` alike.
 
     Attributes:
-        task_id: The id, if the answer has one.
+        task_id: The id, if the answer names a task. As it came: a number is a `NumericId`.
         status: `idle`, `processing`, `ready`, `failed`, or a word that nobody has seen yet.
         solution: The `solution` as it came, whatever its type. Never shown.
         cost: USD, if the answer has it.
@@ -75,96 +81,137 @@ class Answer:
     error_description: str | None
     sent_at: float
     received_at: float
-    raw: JSON = attrs.field(repr=False)
+    raw: Mapping[str, Any] = attrs.field(repr=False)
 
 
 class Unreadable(ProtocolError):  # noqa: N818 - a detail of this package: callers see ProtocolError
     """The answer came whole and is not the protocol's. For a submit this leaves its fate open."""
 
 
+class WrongTask(APIConnectionError):  # noqa: N818 - a detail of this package: callers see APIConnectionError
+    """The answer names another task than was asked for: it may be another request's.
+
+    Attributes:
+        named: The task that it names.
+    """
+
+    named: str = ""
+
+
 @attrs.define(eq=False)
 class Api:
-    """The JSON API of one account. Source: docs/api/overview."""
+    """The JSON API of one account. Source: docs/api/overview.
+
+    Attributes:
+        limiter: Paces the requests.
+        timeout: Seconds for one request, from its departure.
+        clock: The event loop's clock, once the client is entered.
+        sender: The way for requests, once the client is entered.
+        requests: Requests that departed.
+        throttled: Answers with HTTP 429.
+    """
 
     limiter: Limiter
+    timeout: float
     _key: SecretStr
-    http: Http | None = None
+    clock: Clock = attrs.field(init=False)
+    sender: Sender = attrs.field(init=False)
     requests: int = 0
     throttled: int = 0
-    _secrets: dict[str, None] = attrs.field(factory=dict, init=False, repr=False)
+    _told: set[str] = attrs.field(factory=set, init=False)
 
-    async def create_task(
-        self,
-        task: Mapping[str, Any],
-        *,
-        sending: Sending,
-        secrets: tuple[str, ...] = (),
-        **options: str | None,
-    ) -> Answer:
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    def create_task(self, task: Mapping[str, Any], options: Mapping[str, str], secrets: tuple[str, ...]) -> Exchange:
         """`POST /createTask`. Source: docs/api/ucaptcha/create-task.
 
         Args:
             task: The task object.
-            sending: Learns whether the request was sent.
-            secrets: Values in the task that no error may show, of this request or a later one.
-            options: `callbackUrl`, `selectionMode`, `provider`: sent when not `None`.
+            options: `callbackUrl`, `selectionMode`, `provider`: those that are set.
+            secrets: Values in the task that no error may show.
         """
-        chosen = {name: value for name, value in options.items() if value is not None}
-        self._remember(secrets)
-        return self._answer(*await self._call("/createTask", {"task": SecretMapping(task), **chosen}, sending=sending))
+        exchange = self._exchange("/createTask", {"task": task, **options}, secrets)
+        exchange.submit = True
+        return exchange
 
-    async def get_task_result(self, task_id: str, departing: Callable[[], None] | None = None) -> Answer:
+    def get_task_result(self, task_id: str, secrets: tuple[str, ...] = ()) -> Exchange:
         """`POST /getTaskResult`. Source: docs/api/ucaptcha/get-task-result.
 
         Args:
             task_id: The task.
-            departing: Called when the request departs.
+            secrets: Values in the task that no error may show: the answer may repeat them.
         """
-        fields = {"taskId": wire_id(task_id)}
-        return self._answer(*await self._call("/getTaskResult", fields, task_id=task_id, departing=departing))
+        exchange = self._exchange("/getTaskResult", {"taskId": wire_id(task_id)}, secrets)
+        exchange.task_id = task_id
+        return exchange
 
     async def get_balance(self) -> Decimal:
         """`POST /getBalance`, in USD. Source: docs/api/ucaptcha/get-balance."""
-        body, _ = await self._call("/getBalance", {})
+        body, _ = await self._send(self._exchange("/getBalance", {}))
         balance = _money(body.get("balance"))
         if balance is None:
             raise ProtocolError("getBalance answered without a balance")
         return balance
 
-    async def feedback(self, task_id: str, result: Mapping[str, Any]) -> str:
+    async def feedback(self, task_id: str, result: Mapping[str, Any], secrets: tuple[str, ...] = ()) -> str:
         """`POST /feedbackTask`. Source: docs/api/ucaptcha/feedback-task."""
-        body, _ = await self._call("/feedbackTask", {"taskId": wire_id(task_id), "result": result}, task_id=task_id)
+        exchange = self._exchange("/feedbackTask", {"taskId": wire_id(task_id), "result": result}, secrets)
+        exchange.task_id = task_id
+        body, _ = await self._send(exchange)
         message = body.get("message")
-        return self._clean(message) if isinstance(message, str) else ""
+        return exchange.clean(message) if isinstance(message, str) else ""
 
-    async def _call(
-        self,
-        path: str,
-        fields: Mapping[str, Any],
-        *,
-        task_id: str | None = None,
-        sending: Sending | None = None,
-        departing: Callable[[], None] | None = None,
-    ) -> tuple[JSON, Reply]:
+    def _exchange(self, path: str, fields: Mapping[str, Any], secrets: tuple[str, ...] = ()) -> Exchange:
         body = SecretBytes(_encode({"clientKey": self._key, **fields}).encode())
-        reply, departure = None, Departure(self.limiter, sending, departing)
-        assert self.http is not None
+        return Exchange(path, body, self.limiter, self.clock, self.timeout, secrets=(self._key, *secrets))
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    async def ask(self, exchange: Exchange, believed: str | None = None) -> Answer:
+        """Send a question about a task and understand the answer.
+
+        Args:
+            exchange: The question.
+            believed: Another task that the service is known to name in the answers to this one.
+
+        Raises:
+            APIConnectionError: No answer came, or another request's.
+            UCaptchaError: The service refuses, or its answer is not the protocol's.
+        """
+        body, reply = await self._send(exchange)
+        if not exchange.in_protocol:
+            path = exchange.path.removeprefix("/")
+            raise Unreadable(f"{path} answered with JSON that is not the protocol's", task_id=_task_of(exchange))
+        answer = _answer(exchange, body, reply)
+        asked, named = exchange.task_id, answer.task_id
+        if asked is not None and named is not None and named not in (asked, believed):
+            self._named_another(exchange, reply, named)
+        return answer
+
+    async def _send(self, exchange: Exchange) -> tuple[Mapping[str, Any], Reply]:
+        reply = failure = None
         try:
-            reply = await self.http.post(path, body, departure)
+            reply = await self.sender.send(exchange)
         except UnansweredError as error:
-            message = f"{path.removeprefix('/')}: {self._clean(error.reason)}"
-            failure = APIConnectionError(message, task_id=task_id)
-            raise failure from without_frames(error).__cause__
+            failure = self._unanswered(exchange, error)
         finally:
-            if departure.given:
+            if exchange.permitted:
                 self.requests += 1
                 self._tell_limiter(reply)
-        assert reply is not None
+        if failure is not None or reply is None:
+            raise failure from failure.__cause__  # type: ignore[misc,union-attr]
         try:
-            return self._understand(reply, path, task_id), reply
+            return _understood(exchange, reply), reply
         except UCaptchaError as error:
             error.retry_after = _seconds(reply.headers.get("retry-after"))
             raise
+
+    @staticmethod
+    def _unanswered(exchange: Exchange, error: UnansweredError) -> APIConnectionError:
+        message = f"{exchange.path.removeprefix('/')}: {error.reason}"
+        failure = APIConnectionError(message, task_id=exchange.task_id, retryable=not error.permanent)
+        failure.__cause__ = error.__cause__
+        return failure
 
     def _tell_limiter(self, reply: Reply | None) -> None:
         if reply is None:
@@ -173,76 +220,113 @@ class Api:
             self.throttled += reply.status == 429
             self.limiter.observe(reply.status, reply.headers, sent_at=reply.sent_at, received_at=reply.received_at)
 
-    def _understand(self, reply: Reply, path: str, task_id: str | None) -> JSON:
-        body = _object(reply.content)
-        if body is not None:
-            code, told = self._word(body, "errorCode"), self._told(body)
-            given = _id(body.get("taskId"))
-            task_id = task_id or given
-            if code in PENDING_CODES:
-                return SecretMapping(status="processing", taskId=given)
-            if body.get("errorId") or (code and reply.status >= 400):
-                # Judged by the code as it came: a password that is a part of it must not change what it means.
-                error = error_for(_text(body.get("errorCode")), reply.status, told or "", task_id=task_id)
-                error.error_code = code
-                raise error
-            if given is not None or body.get("solution"):
-                # What is paid for must not be lost to an odd HTTP status.
-                return body
-        if reply.status >= 300:
-            raise by_status(reply.status, f"{path.removeprefix('/')} answered HTTP {reply.status}", task_id=task_id)
-        if body is None:
-            raise Unreadable(
-                f"{path.removeprefix('/')} answered with something that is not a JSON object", task_id=task_id
-            )
-        return body
-
-    def _answer(self, body: JSON, reply: Reply) -> Answer:
-        status, solution = self._word(body, "status"), body.get("solution")
-        if status is None:
-            # Some services of the family leave the status out: a solution says enough.
-            status = "ready" if isinstance(solution, dict | str) and solution else "processing"
-        milliseconds = _money(body.get("solveTime"))
-        return Answer(
-            task_id=_id(body.get("taskId")),
-            status=status,
-            solution=plain(solution),
-            cost=_money(body.get("cost")),
-            solve_time=None if milliseconds is None else float(milliseconds) / 1000,
-            error_code=self._word(body, "errorCode"),
-            error_description=self._told(body),
-            sent_at=reply.sent_at,
-            received_at=reply.received_at,
-            raw=body,
-        )
-
-    def _word(self, body: JSON, name: str) -> str | None:
-        """A word of the protocol. One that nobody knows may hold anything."""
-        word = body.get(name)
-        if not isinstance(word, str):
-            return None
-        return word if word in WORDS else self._clean(word)
-
-    def _told(self, body: JSON) -> str | None:
-        text = body.get("errorDescription")
-        return self._clean(text) if isinstance(text, str) else None
-
-    def _remember(self, secrets: tuple[str, ...]) -> None:
-        """Keep what a later answer may repeat: the newest thousand, as most tasks have the same."""
-        for secret in secrets:
-            for spelling in spellings(secret):
-                self._secrets.pop(spelling, None)
-                self._secrets[spelling] = None
-        while len(self._secrets) > REMEMBERED:
-            del self._secrets[next(iter(self._secrets))]
-
-    def _clean(self, text: str) -> str:
-        return redact(text, (self._key, *self._secrets))
+    def _named_another(self, exchange: Exchange, reply: Reply, named: str) -> None:
+        """On a connection's first request an answer cannot be an earlier one's, and is believed."""
+        if reply.first:
+            if "another" not in self._told:
+                self._told.add("another")
+                logger.warning("an answer names another task than was asked for; the service's word is taken")
+            return
+        reply.discard()
+        error = WrongTask("the answer names another task than was asked for", task_id=exchange.task_id)
+        error.named = named
+        raise error
 
 
-def wire_id(task_id: str) -> str | int:
-    """Services of the family with integer ids want them back as integers; uCaptcha's are UUIDs."""
-    return int(task_id) if task_id.isdecimal() and len(task_id) < 19 else task_id
+def _understood(exchange: Exchange, reply: Reply) -> Mapping[str, Any]:
+    """The body of an answer that is the protocol's, or the error that it is."""
+    body, path = _object(reply.content), exchange.path.removeprefix("/")
+    exchange.status = reply.status
+    if body is not None:
+        code = exchange.code = _secret(body.get("errorCode"))
+        exchange.named = _id(body.get("taskId"))
+        if _status(body) == Status.FAILED:  # it decides, whatever the envelope
+            exchange.in_protocol = True
+            return body
+        if code is not None and is_pending(code):
+            exchange.in_protocol = True
+            return SecretMapping(status="processing", taskId=body.get("taskId"))
+        if code is not None and (_is_error(body) or reply.status >= 400):
+            exchange.in_protocol = True
+            raise _refusal(exchange, body, code, reply.status)
+        if _is_error(body):
+            raise Unreadable(f"{path} reports an error without a code", task_id=_task_of(exchange), retryable=True)
+        if exchange.named is not None or body.get("solution"):
+            # What is paid for must not be lost to an odd HTTP status.
+            exchange.in_protocol = True
+            return body
+    if reply.status >= 300:
+        told = _told(exchange, body) if body is not None else None
+        message = f"{path} answered HTTP {reply.status}" + (f": {told}" if told else "")
+        raise by_status(reply.status, message, task_id=_task_of(exchange))
+    if body is None:
+        raise Unreadable(f"{path} answered with something that is not a JSON object", task_id=_task_of(exchange))
+    exchange.in_protocol = "errorId" in body or "status" in body
+    return body
+
+
+def _refusal(exchange: Exchange, body: Mapping[str, Any], code: str, http_status: int) -> UCaptchaError:
+    # Judged by the code as it came: a password that is a part of it must not change what it means.
+    error = error_for(code, http_status, _told(exchange, body) or "", task_id=_task_of(exchange))
+    error.error_code = _word(exchange, body, "errorCode")
+    return error
+
+
+def _task_of(exchange: Exchange) -> str | None:
+    return exchange.task_id or exchange.named
+
+
+def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer:
+    status = _status(body) or _word(exchange, body, "status") or Status.PROCESSING.value
+    milliseconds = _money(body.get("solveTime"))
+    failed = status == "failed"
+    return Answer(
+        task_id=exchange.named,
+        status=status,
+        solution=plain(body.get("solution")),
+        cost=_money(body.get("cost")),
+        solve_time=None if milliseconds is None else float(milliseconds) / 1000,
+        error_code=_word(exchange, body, "errorCode") if failed else None,
+        error_description=_told(exchange, body) if failed else None,
+        sent_at=reply.sent_at,
+        received_at=reply.received_at,
+        raw=body,
+    )
+
+
+def _status(body: Mapping[str, Any]) -> str | None:
+    """The protocol's own word for the status, however it is spelled; `None` for an unknown word."""
+    word, solution = body.get("status"), body.get("solution")
+    solved = isinstance(solution, dict | str) and bool(solution)
+    if word is None:
+        # Some services of the family leave the status out: a solution says enough.
+        return Status.READY.value if solved else None
+    word = word.strip().lower() if isinstance(word, str) else ""
+    if word in READY_WORDS and solved:
+        return Status.READY.value
+    return word if word in _STATUSES else None
+
+
+def _is_error(body: Mapping[str, Any]) -> bool:
+    """Whether `errorId` means an error; services of the family send other things than 0 for none."""
+    error_id = body.get("errorId")
+    if isinstance(error_id, str):
+        return error_id.strip().upper() not in ("", "0", "SUCCESS")
+    return bool(error_id)
+
+
+def _word(exchange: Exchange, body: Mapping[str, Any], name: str) -> str | None:
+    """A word of the protocol. One that nobody knows may hold anything."""
+    word = _text(body.get(name))
+    return word if word is None or word in WORDS else exchange.clean(word)
+
+
+def _told(exchange: Exchange, body: Mapping[str, Any]) -> str | None:
+    """What the service says in words. `errorDescription` is the protocol's; frameworks use other names."""
+    for text in (body.get("errorDescription"), body.get("detail"), body.get("message"), body.get("error")):
+        if isinstance(text, str) and text:
+            return exchange.clean(text)
+    return None
 
 
 def _seconds(text: str | None) -> float | None:
@@ -250,21 +334,41 @@ def _seconds(text: str | None) -> float | None:
     return float(text) if text is not None and text.isdecimal() and len(text) < 6 else None
 
 
-def _object(content: bytes) -> JSON | None:
+def _object(content: bytes) -> Mapping[str, Any] | None:
     try:
-        body = _decode(content.decode())
+        body = _decode(_decoded(content))
     except (ValueError, RecursionError):
         return None
     return SecretMapping(body) if isinstance(body, dict) else None
 
 
+def _decoded(content: bytes) -> str:
+    """The text of an answer. Broken text in a description must not cost an id or a code."""
+    if content.startswith(b'{"'):  # as nearly all are
+        return content.decode("utf-8", "replace")
+    for bom, encoding in _BOMS:
+        if content.startswith(bom):
+            return content[len(bom) :].decode(encoding, "replace")
+    if content[:1] == b"\0" or content[1:2] == b"\0":  # JSON begins with ASCII
+        return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le", "replace")
+    return content.decode("utf-8", "replace")
+
+
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and value else None
+
+
+def _secret(value: object) -> SecretStr | None:
+    """A word that may hold anything, until it is cleaned."""
+    text = _text(value)
+    return None if text is None else SecretStr(text)
 
 
 def _id(value: object) -> str | None:
-    known = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
-    return str(value) if known else None
+    """The task that an answer names, as it came. `0`, `"0"`, `""` and `false` name none."""
+    if isinstance(value, int) and not isinstance(value, bool) and value != 0:
+        return NumericId(value)
+    return value if isinstance(value, str) and value not in ("", "0") else None
 
 
 def _money(value: object) -> Decimal | None:
@@ -289,10 +393,3 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [plain(item, depth + 1) for item in value]
     return value
-
-
-def is_fault(error: UCaptchaError) -> bool:
-    """Whether a failed poll says nothing of the task, so that it is only a late poll."""
-    if isinstance(error, UnsolvableError):  # retryable by a new task only: this one has ended
-        return False
-    return isinstance(error, APIConnectionError | Unreadable) or error.retryable

@@ -1,6 +1,8 @@
-"""Which error code means which cause. Source: docs/api/error-codes, and the codes of the protocol family."""
+"""Which error code means which cause: one table of the service's own codes and of its family's, with their sources."""
 
 from __future__ import annotations
+
+import re
 
 from ucaptcha_async.errors import (
     AddressRefusedError,
@@ -18,64 +20,119 @@ from ucaptcha_async.errors import (
     UnsupportedTaskError,
 )
 
+_OWN = "U: api/error-codes"
+_TABLE: tuple[tuple[type[UCaptchaError], str, str], ...] = (
+    (AuthenticationError, _OWN, "ERROR_KEY_DOES_NOT_EXIST ERROR_WRONG_USER_KEY"),
+    (AuthenticationError, "family: AnySolver", "ERROR_USER_BANNED"),
+    (AuthenticationError, "family: anti-captcha", "ERROR_ACCOUNT_SUSPENDED"),
+    (AuthenticationError, "family: CapSolver", "ERROR_KEY_DENIED_ACCESS ERROR_KEY_TEMP_BLOCKED ERROR_INVALID_KEY"),
+    (AuthenticationError, "family: 2captcha", "ERROR_KEY_BANNED"),
+    (InsufficientBalanceError, _OWN, "ERROR_ZERO_BALANCE"),
+    (AddressRefusedError, "family: 2captcha", "ERROR_IP_NOT_ALLOWED ERROR_IP_BLOCKED"),
+    (AddressRefusedError, "family: 2captcha in.php", "IP_BANNED ERROR_IP_ADDRES"),
+    (AddressRefusedError, "family: CapMonster", "ERROR_IP_BANNED"),
+    (InvalidTaskError, _OWN, "ERROR_PAGEURL ERROR_SITEKEY ERROR_BAD_PARAMETERS ERROR_EMPTY_ACTION"),
+    (
+        InvalidTaskError,
+        "family: 2captcha",
+        "ERROR_ZERO_CAPTCHA_FILESIZE ERROR_TOO_BIG_CAPTCHA_FILESIZE ERROR_IMAGE_TYPE_NOT_SUPPORTED ERROR_TASK_ABSENT",
+    ),
+    (
+        InvalidTaskError,
+        "family: 2captcha in.php",
+        "ERROR_WRONG_FILE_EXTENSION ERROR_UPLOAD ERROR_BAD_TOKEN_OR_PAGEURL ERROR_GOOGLEKEY ERROR_WRONG_GOOGLEKEY "
+        "ERROR_CAPTCHAIMAGE_BLOCKED TOO_MANY_BAD_IMAGES",
+    ),
+    (
+        InvalidTaskError,
+        "family: anti-captcha",
+        "ERROR_EMPTY_COMMENT ERROR_INCORRECT_SESSION_DATA ERROR_RECAPTCHA_INVALID_SITEKEY "
+        "ERROR_RECAPTCHA_INVALID_DOMAIN ERROR_RECAPTCHA_OLD_BROWSER ERROR_VISIBLE_RECAPTCHA ERROR_INVISIBLE_RECAPTCHA",
+    ),
+    (
+        InvalidTaskError,
+        "family: CapSolver",
+        "ERROR_INVALID_TASK_DATA ERROR_BAD_REQUEST ERROR_INVALID_IMAGE ERROR_PARSE_IMAGE_FAIL ERROR_UNKNOWN_QUESTION",
+    ),
+    (InvalidTaskError, "family: CapMonster", "ERROR_DOMAIN_NOT_ALLOWED ERROR_TOKEN_EXPIRED"),
+    (
+        InvalidTaskError,
+        "family: AnySolver",
+        "DOMAIN_BANNED IMAGE_CORRUPTED IMAGE_TOO_LARGE IMAGE_TOO_SMALL INVALID_TASK_DATA",
+    ),
+    (UnsupportedTaskError, _OWN, "TASK_NOT_SUPPORTED"),
+    (UnsupportedTaskError, "family: 2captcha", "ERROR_TASK_NOT_SUPPORTED ERROR_NO_SUCH_METHOD"),
+    (UnsupportedTaskError, "family: 2captcha in.php", "ERROR_METHOD_CALL"),
+    (ProxyError, _OWN, "ERROR_BAD_PROXY ERROR_PROXY_FORMAT"),
+    (NoProviderError, _OWN, "NO_PROVIDERS_AVAILABLE"),
+    (NoProviderError, "family: 2captcha", "ERROR_NO_SLOT_AVAILABLE"),
+    (NoProviderError, "family: CapSolver", "ERROR_SERVICE_UNAVALIABLE ERROR_SERVICE_UNAVAILABLE"),
+    (NoProviderError, "family: CapMonster", "ERROR_NO_NODES_AVAILABLE"),
+    (NoProviderError, "family: anti-captcha", "ERROR_ALL_WORKERS_FILTERED"),
+    (RateLimitedError, "family: CapMonster", "ERROR_TOO_MUCH_REQUESTS"),
+    (RateLimitedError, "family: CapSolver", "ERROR_RATE_LIMIT"),
+    (RateLimitedError, "family: 2captcha in.php", "MAX_USER_TURN"),
+    (TaskNotFoundError, _OWN, "ERROR_WRONG_CAPTCHA_ID"),
+    (TaskNotFoundError, "family: 2captcha", "ERROR_NO_SUCH_CAPCHA_ID"),
+    (TaskNotFoundError, "family: 2captcha in.php", "ERROR_WRONG_ID_FORMAT"),
+    (TaskNotFoundError, "family: CapMonster", "WRONG_CAPTCHA_ID"),
+    (TaskNotFoundError, "family: CapSolver", "ERROR_TASKID_INVALID ERROR_TASK_NOT_FOUND"),
+    (UnsolvableError, _OWN, "ERROR_CAPTCHA_UNSOLVABLE"),
+    (UnsolvableError, "family: 2captcha", "ERROR_BAD_DUPLICATES"),
+    (UnsolvableError, "family: AnySolver", "CAPTCHA_UNSOLVABLE"),
+    (UnsolvableError, "family: CapSolver", "ERROR_CAPTCHA_SOLVE_FAILED ERROR_TASK_TIMEOUT"),
+    (UnsolvableError, "family: CapMonster", "ERROR_MAXIMUM_TIME_EXCEED"),
+    (UnsolvableError, "family: 2captcha in.php", "ERROR_PROXY_CONNECTION_FAILED"),
+    (
+        UnsolvableError,
+        "family: anti-captcha",
+        "ERROR_PROXY_CONNECT_REFUSED ERROR_PROXY_CONNECT_TIMEOUT ERROR_PROXY_READ_TIMEOUT ERROR_PROXY_BANNED "
+        "ERROR_PROXY_TRANSPARENT ERROR_PROXY_NOT_AUTHORISED ERROR_PROXY_HAS_NO_IMAGE_SUPPORT "
+        "ERROR_PROXY_INCOMPATIBLE_HTTP_VERSION ERROR_RECAPTCHA_TIMEOUT ERROR_FAILED_LOADING_WIDGET",
+    ),
+)
+
+SOURCES: dict[str, str] = {code: source for _, source, codes in _TABLE for code in codes.split()}
+"""Where each code is known from: `U` is the service's own page, the rest its family's."""
+
+CODES: dict[str, type[UCaptchaError]] = {code: cls for cls, _, codes in _TABLE for code in codes.split()}
+"""The class of each code."""
+
 PENDING_CODES = frozenset({"CAPCHA_NOT_READY", "CAPTCHA_NOT_READY", "ERROR_CAPTCHA_NOT_READY"})
 """Codes that mean "not yet". The first, misspelt, is the protocol's own."""
 
-INTERNAL = frozenset({"INTERNAL_ERROR", "ERROR_INTERNAL_SERVER_ERROR", "ERROR_INTERNAL"})
+INTERNAL = frozenset({"INTERNAL_ERROR", "ERROR_INTERNAL_SERVER_ERROR", "ERROR_INTERNAL", "ERROR_SETTLEMENT_FAILED"})
 """Codes that say that the service itself failed, whatever the HTTP status."""
 
-CODES: dict[str, type[UCaptchaError]] = {
-    # uCaptcha's own table
-    "ERROR_KEY_DOES_NOT_EXIST": AuthenticationError,
-    "ERROR_WRONG_USER_KEY": AuthenticationError,
-    "ERROR_ZERO_BALANCE": InsufficientBalanceError,
-    "ERROR_PAGEURL": InvalidTaskError,
-    "ERROR_SITEKEY": InvalidTaskError,
-    "ERROR_BAD_PARAMETERS": InvalidTaskError,
-    "ERROR_BAD_PROXY": ProxyError,
-    "ERROR_PROXY_FORMAT": ProxyError,
-    "ERROR_CAPTCHA_UNSOLVABLE": UnsolvableError,
-    "ERROR_WRONG_CAPTCHA_ID": TaskNotFoundError,
-    "ERROR_EMPTY_ACTION": InvalidTaskError,
-    "TASK_NOT_SUPPORTED": UnsupportedTaskError,
-    "NO_PROVIDERS_AVAILABLE": NoProviderError,
-    # the protocol family
-    "ERROR_NO_SLOT_AVAILABLE": NoProviderError,
-    "ERROR_ZERO_CAPTCHA_FILESIZE": InvalidTaskError,
-    "ERROR_TOO_BIG_CAPTCHA_FILESIZE": InvalidTaskError,
-    "ERROR_IMAGE_TYPE_NOT_SUPPORTED": InvalidTaskError,
-    "ERROR_IP_NOT_ALLOWED": AddressRefusedError,
-    "ERROR_IP_BLOCKED": AddressRefusedError,
-    "ERROR_IP_BANNED": AddressRefusedError,
-    "ERROR_USER_BANNED": AuthenticationError,
-    "ERROR_BAD_DUPLICATES": UnsolvableError,
-    "ERROR_NO_SUCH_CAPCHA_ID": TaskNotFoundError,
-    "WRONG_CAPTCHA_ID": TaskNotFoundError,
-    "ERROR_TASKID_INVALID": TaskNotFoundError,
-    "ERROR_TASK_ABSENT": InvalidTaskError,
-    "ERROR_TASK_NOT_SUPPORTED": UnsupportedTaskError,
-    "ERROR_INVALID_TASK_DATA": InvalidTaskError,
-    "INVALID_TASK_DATA": InvalidTaskError,
-    "ERROR_TOO_MUCH_REQUESTS": RateLimitedError,
-    "ERROR_RATE_LIMIT": RateLimitedError,
-    "CAPTCHA_UNSOLVABLE": UnsolvableError,
-    "DOMAIN_BANNED": InvalidTaskError,
-    "ERROR_DOMAIN_NOT_ALLOWED": InvalidTaskError,
-    "IMAGE_CORRUPTED": InvalidTaskError,
-    "IMAGE_TOO_LARGE": InvalidTaskError,
-    "IMAGE_TOO_SMALL": InvalidTaskError,
-}
-
+# What an unknown code's words mean, compared whole, the first rule that fits. All words of a rule must be there. What
+# belongs to the task decides before what belongs to the account: `ERROR_INVALID_SITEKEY` is about no API key.
 _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
-    ("PROXY", ProxyError),
-    ("BALANCE", InsufficientBalanceError),
-    ("NO_PROVIDERS", NoProviderError),
-    ("NO_SLOT", NoProviderError),
     ("UNSOLVABLE", UnsolvableError),
-    ("RATE_LIMIT", RateLimitedError),
-    ("TOO_MANY_REQUESTS", RateLimitedError),
-    ("NOT_SUPPORTED", UnsupportedTaskError),
+    ("SOLVE FAILED", UnsolvableError),
+    ("NOT SUPPORTED", UnsupportedTaskError),
+    ("UNSUPPORTED", UnsupportedTaskError),
+    *((word, ProxyError) for word in ("PROXY", "PROXIES")),
+    *(
+        (f"NOT FOUND {word}", TaskNotFoundError)
+        for word in ("TASK", "TASKID", "CAPTCHA", "CAPCHA", "CAPTCHAID", "ID", "REQUEST")
+    ),
+    *((word, NoProviderError) for word in ("BUSY", "OVERLOADED", "OVERLOAD", "UNAVAILABLE", "UNAVALIABLE")),
+    *((f"NO {word}", NoProviderError) for word in ("SLOT", "SLOTS", "PROVIDER", "PROVIDERS", "NODES", "WORKERS")),
+    ("RATE LIMIT", RateLimitedError),
+    ("TOO MANY REQUESTS", RateLimitedError),
+    ("TOO MUCH REQUESTS", RateLimitedError),
+    *((word, InvalidTaskError) for word in ("SITEKEY", "GOOGLEKEY", "WEBSITEKEY", "PUBLICKEY", "SITE", "WEBSITE")),
+    *((word, InvalidTaskError) for word in ("GOOGLE", "PUBLIC", "PAGE", "PAGEURL", "URL", "WEBSITEURL", "DOMAIN")),
+    *((word, InvalidTaskError) for word in ("IMAGE", "FILE", "FILESIZE", "BODY", "TASK", "PARAMETER", "PARAMETERS")),
+    *((word, InsufficientBalanceError) for word in ("BALANCE", "FUNDS", "CREDIT", "CREDITS")),
+    ("IP BANNED", AddressRefusedError),
+    ("IP BLOCKED", AddressRefusedError),
+    ("IP ALLOWED", AddressRefusedError),
+    ("IP WHITELIST", AddressRefusedError),
+    *((word, AuthenticationError) for word in ("KEY", "APIKEY", "CLIENTKEY", "ACCOUNT", "USER", "UNAUTHORIZED")),
+    *((word, AuthenticationError) for word in ("BANNED", "SUSPENDED", "BLOCKED", "DISABLED")),
 )
+_RULES = tuple((frozenset(words.split()), cls) for words, cls in _WORDS)
 
 _STATUSES: dict[int, type[UCaptchaError]] = {
     400: InvalidTaskError,
@@ -85,6 +142,14 @@ _STATUSES: dict[int, type[UCaptchaError]] = {
     422: InvalidTaskError,
     429: RateLimitedError,
 }
+
+_ABOUT_THE_PAGE = frozenset(
+    {"ERROR_RECAPTCHA_INVALID_SITEKEY", "ERROR_RECAPTCHA_INVALID_DOMAIN", "ERROR_RECAPTCHA_OLD_BROWSER"}
+)
+"""Refusals of the task that come when it is being solved. Source: family: anti-captcha."""
+
+_FINAL_STATUSES = frozenset({405, 413, 451})
+"""HTTP statuses that the same request will meet again."""
 
 # Each says only what the class says; whether a submit was charged is for the caller of the endpoint to judge.
 _MEANINGS: dict[type[UCaptchaError], str] = {
@@ -100,6 +165,16 @@ _MEANINGS: dict[type[UCaptchaError], str] = {
     UnsolvableError: "the task could not be solved",
     ServiceError: "the service reports an error",
 }
+
+
+def is_pending(code: str) -> bool:
+    """Whether a code means "not yet"."""
+    return code in PENDING_CODES or (code not in CODES and {"NOT", "READY"} <= _words(code))
+
+
+def ends_wait(code: str | None) -> bool:
+    """Whether a code that answers a poll says that the task has ended, or is not known any more."""
+    return code in _ABOUT_THE_PAGE or issubclass(class_for(code, 0), UnsolvableError | TaskNotFoundError)
 
 
 def error_for(
@@ -119,10 +194,13 @@ def class_for(code: str | None, http_status: int) -> type[UCaptchaError]:
         return CODES[code]
     if code in INTERNAL:
         return ServiceError
-    for word, cls in _WORDS:
-        if code and word in code.upper():
-            return cls
-    return _STATUSES.get(http_status, ServiceError)
+    words = _words(code or "")
+    guess = next((cls for rule, cls in _RULES if rule <= words), None)
+    return guess or _STATUSES.get(http_status, ServiceError)
+
+
+def _words(code: str) -> set[str]:
+    return set(re.split(r"[^A-Z0-9]+", code.upper()))
 
 
 def by_status(http_status: int, message: str, *, task_id: str | None = None) -> UCaptchaError:
@@ -133,7 +211,7 @@ def by_status(http_status: int, message: str, *, task_id: str | None = None) -> 
     cls = ServiceError if http_status == 404 else _STATUSES.get(http_status, ServiceError)
     error = _located(cls(message, task_id=task_id), http_status)
     if cls is ServiceError:
-        error.retryable = True
+        error.retryable = http_status not in _FINAL_STATUSES
     return error
 
 

@@ -89,7 +89,7 @@ def batch(
     tasks: Annotated[
         Path,
         Parameter(
-            help="A file of tasks (.jsonl, .csv, .tsv), a folder of images, or - for standard input.",
+            help="A file of tasks (.jsonl, .json, .csv, .tsv), a folder of images, or - for standard input.",
             allow_leading_hyphen=True,
         ),
     ],
@@ -137,9 +137,10 @@ def batch(
 ) -> int:
     """Solve a file of tasks, or a folder of images; start it again, and it goes on where it was.
 
-    Each line of a .jsonl file is a task: `{"type": "turnstile", "website_url": "https://…", "website_key": "0x4…"}`.
-    Types and fields are those of `ucaptcha solve`; "key" may name a line. The first line of a .csv file names the
-    fields. Each result is a line of the output, written as soon as it is known.
+    Each line of a .jsonl file is a task: `{"type": "turnstile", "website_url": "https://…", "website_key": "0x4…"}`;
+    such objects may also stand in one JSON array. Types and fields are those of `ucaptcha solve`; "key" may name a
+    line. The first line of a .csv file names the fields; `,`, `;`, `|` or tabs may part them. Each result is a line of
+    the output, written as soon as it is known.
 
     However the command is stopped (Ctrl-C, SIGTERM, SIGKILL), the same command goes on where it was: what is in the
     output is not done again, and what is paid for is waited for and not paid again. Bad lines go to the rejects file
@@ -289,9 +290,9 @@ class Summary:
         for cause, number in counts.causes.most_common(5):
             note(f"  {number:,} x {cause}")
         if counts.rejected:
-            where = "" if self.files.rejects.path is None else f": {self.files.rejects.path}"
-            lines = "line" if counts.rejected == 1 else "lines"
-            note(f"{counts.rejected:,} bad {lines}{where}")
+            first, path = self.files.rejects.first, self.files.rejects.path
+            which = "1 bad line" if counts.rejected == 1 else f"{counts.rejected:,} bad lines, the first"
+            note(f"{which}: {first}" + ("" if path is None else f" (see {path})"))
         if self.run.reason is not None:
             note(f"stopped: {self.run.reason}")
         if self.paid_open:

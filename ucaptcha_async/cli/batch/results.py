@@ -52,7 +52,7 @@ class Results:
             CommandError: It cannot be used: no permission, in use by another batch, or not an output of this command.
         """
         try:
-            fd = os.open(path, _FLAGS, 0o666)
+            fd = os.open(path, _FLAGS, 0o600)  # it will hold tokens: for the owner's eyes only
         except OSError as error:
             raise CommandError(f"the output {str(path)!r} cannot be opened: {error.strerror}", Exit.FILE) from None
         results = cls(str(path), fd)
@@ -172,10 +172,12 @@ class Rejects:
     Attributes:
         path: The file; made with the first reject. `None`: counted only.
         count: How many.
+        first: Where and why the first one was, in words.
     """
 
     path: Path | None
     count: int = 0
+    first: str = ""
     _fd: int | None = None
 
     def begin(self) -> None:
@@ -186,6 +188,8 @@ class Rejects:
     def write(self, record: Mapping[str, object]) -> None:
         """Add one."""
         self.count += 1
+        place = next((f"{unit} {record[unit]}: " for unit in ("line", "item", "file") if unit in record), "")
+        self.first = self.first or f"{place}{record.get('reason')}"
         if self.path is None:
             return
         if self._fd is None:

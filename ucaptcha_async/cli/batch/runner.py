@@ -303,7 +303,7 @@ class Batch:
         # Whatever ended it before, the wish of whoever sends signals comes first.
         self.ended_by = None
         self._end(Exit.INTERRUPTED if number is signal.SIGINT else Exit.TERMINATED)
-        self._scope.deadline = anyio.current_time() + self.drain
+        self._scope.deadline = self.meter.stops_at = anyio.current_time() + self.drain
         again = "Ctrl-C again" if number is signal.SIGINT else "a second signal"
         remark = f"stopping: waiting up to {duration(self.drain)} for what is in flight ({again}: stop now)"
         self.meter.remarks = (remark,)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
 import os
+import re
 import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,7 +22,7 @@ from ucaptcha_async.cli.kinds import build, json_value
 from ucaptcha_async.errors import InvalidTaskError
 from ucaptcha_async.tasks import Task
 
-from .lines import LONGEST, Line, Reader, count_lines
+from .lines import CHUNK, LONGEST, Line, Reader, Utf8, count_lines
 
 Format = Literal["jsonl", "csv", "images"]
 
@@ -115,6 +117,7 @@ class LineSource(Source):
     def __init__(self, path: Path | None, defaults: Defaults) -> None:
         super().__init__(defaults)
         self.path = path
+        self._unit = "line"
         self._reader: Reader | None = None
         self._stopped = False
 
@@ -129,68 +132,145 @@ class LineSource(Source):
         return None if self.path is None or not self.path.is_file() else count_lines(self.path)
 
     @contextmanager
-    def _open(self) -> Iterator[AsyncIterator[Line]]:
+    def _open(self) -> Iterator[Reader]:
         with _descriptor(self.path) as fd:
             self._reader = Reader(fd)
             if self._stopped:
                 self._reader.stop()
-            yield self._reader.lines()
+            yield self._reader
+
+    def _no_urls(self, text: bytes | str) -> None:
+        """Refuse an input that begins with a URL, which is no task and names no fields."""
+        begin = text.decode(errors="replace") if isinstance(text, bytes) else text
+        if _URL.match(begin):
+            name = "standard input" if self.path is None else repr(str(self.path))
+            raise CommandError(
+                f"{name} is a list of URLs, and a page alone is no task: give lines of JSON, or a table whose first "
+                "line names its fields (type, website_url, website_key)"
+            )
 
     def _reject(self, number: int, reason: str, text: bytes | None = None) -> Reject:
         kept = None if self.path is not None or text is None else text[:10_000].decode(errors="replace")
-        return Reject(place={"line": number}, reason=reason, text=kept)
+        return Reject(place={self._unit: number}, reason=reason, text=kept)
 
     def _item(self, number: int, text: bytes, given: dict[str, object]) -> Item | Reject:
         try:
             key = _key(given) or f"#{number}-{_digest(text)}"
-            return Item(key=key, task=_task(given, self.defaults), place={"line": number})
+            return Item(key=key, task=_task(given, self.defaults), place={self._unit: number})
         except InvalidTaskError as error:
             return self._reject(number, error.message, text)
 
 
 class JsonLines(LineSource):
-    """One JSON object a line: `{"type": "turnstile", "website_url": …, "website_key": …, "key": "my-1"}`."""
+    """JSON objects, one a line or in one array: `{"type": "turnstile", "website_url": …, "website_key": …}`."""
+
+    def count(self) -> int | None:
+        """How many lines there are; `None` for an array."""
+        if self.path is None or not self.path.is_file():
+            return None
+        with self.path.open("rb") as file:
+            begin = Utf8()(file.read(CHUNK))
+        return None if _ARRAY.match(begin) else count_lines(self.path)
 
     async def items(self) -> AsyncIterator[Item | Reject]:
-        """All lines, in order."""
-        with self._open() as lines:
-            async for line in lines:
-                if line.text is None:
-                    yield self._reject(line.number, f"the line is longer than {LONGEST:,} bytes")
-                elif not line.text.strip():
-                    self.blank += 1
-                else:
-                    yield self._read(line.number, line.text.strip())
+        """All objects, in order."""
+        with self._open() as reader:
+            array = await reader.begins_with(_ARRAY, _ENOUGH)
+            async for item in self._array(reader.chunks()) if array else self._lines(reader.lines()):
+                yield item
+
+    async def _lines(self, lines: AsyncIterator[Line]) -> AsyncIterator[Item | Reject]:
+        first = True
+        async for line in lines:
+            if line.text is None:
+                yield self._reject(line.number, f"the line is longer than {LONGEST:,} bytes")
+            elif not (text := line.text.strip()):
+                self.blank += 1
+            else:
+                if first:
+                    self._no_urls(text)
+                yield self._read(line.number, text)
+                first = False
+
+    async def _array(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Item | Reject]:
+        self._unit, number = "item", 0
+        decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        text = ""
+        async for chunk in chunks:
+            text += decode(chunk)
+            if number == 0:
+                text = text.lstrip().removeprefix("[")
+            at = 0
+            while (found := _ITEM.match(text, at)) is not None and (
+                end := _end_of_value(text, found.end())
+            ) is not None:
+                number += 1
+                value = text[found.end() : end]
+                if number == 1:
+                    self._no_urls(value.lstrip('"'))
+                yield self._read(number, value.encode())
+                at = end
+            text = text[at:]
+            if len(text) > LONGEST:
+                yield self._reject(number + 1, f"not JSON, or longer than {LONGEST:,} bytes")
+                return
+        if not self._stopped and not _END.fullmatch(text):
+            yield self._reject(number + 1, "the array is broken here: what follows is not read", text.encode())
 
     def _read(self, number: int, text: bytes) -> Item | Reject:
         try:
             given = json.loads(text)
         except (ValueError, RecursionError) as error:
-            reason = (
-                getattr(error, "msg", None) or "not UTF-8" if isinstance(error, ValueError) else "nested too deeply"
-            )
-            return self._reject(number, f"not JSON: {reason}", text)
+            reason = "a URL alone is no task" if _URL.match(text.decode(errors="replace")) else _json_problem(error)
+            return self._reject(number, reason, text)
         if not isinstance(given, dict):
             return self._reject(number, f"a JSON object is wanted; this is {_json_word(given)}", text)
         return self._item(number, text, given)
 
 
-class Table(LineSource):
-    """A CSV file (or TSV, by its name) whose first line names the fields. Empty cells are left out.
+_ARRAY = re.compile(rb'\s*\[\s*[{"\]]')
+_ENOUGH = re.compile(rb"\s*(?:\[\s*\S|[^\s\[])")
+_ITEM = re.compile(r"\s*,?\s*(?=[^\s,\]])")
+_END = re.compile(r"\s*\]\s*")
+_AFTER = re.compile(r"\s*[,\]]")
+_URL = re.compile(r"(?i)\s*https?://")
+_DECODER = json.JSONDecoder()
 
-    A name that ends in `:` says that its cells are JSON: `minScore:`.
+
+def _end_of_value(text: str, begin: int) -> int | None:
+    """Where a JSON value in an array ends; `None` if it is not whole yet."""
+    try:
+        _, end = _DECODER.raw_decode(text, begin)
+    except (ValueError, RecursionError):
+        return None
+    return end if text[end - 1] in '}]"' or _AFTER.match(text, end) else None
+
+
+class Table(LineSource):
+    """A CSV file whose first line names the fields. Empty cells are left out.
+
+    Cells are parted by what parts the names: `,`, `;`, `|` or a tab. A name that ends in `:` says that its cells are
+    JSON: `minScore:`.
     """
 
     async def items(self) -> AsyncIterator[Item | Reject]:
         """All records, in order."""
         header: list[str] | None = None
-        with self._open() as lines:
-            async for number, text in self._records(lines):
-                cells = self._cells(text)
+        delimiter: str | None = None
+        with self._open() as reader:
+            async for number, text in self._records(reader.lines()):
+                if delimiter is None and (told := _TOLD.fullmatch(text)):
+                    delimiter = told[1].decode()
+                    self.blank += 1
+                    continue
                 if header is None:
-                    header = _header(cells, text)
+                    self._no_urls(text)
+                    delimiter = delimiter or _delimiter(text)
+                    header = _header(_cells(text, delimiter))
                     self.blank += text.count(b"\n") + 1
-                elif not any(cells):
+                    continue
+                cells = _cells(text, delimiter or ",")
+                if not any(cells):
                     self.blank += 1
                 elif len(text) > LONGEST or text.count(b"\n") >= MOST_LINES:
                     yield self._reject(number, "the record is too long; is a quote missing?")
@@ -210,14 +290,6 @@ class Table(LineSource):
                 held.clear()
         if held:
             yield start, b"\n".join(held)
-
-    def _cells(self, text: bytes) -> list[str]:
-        tabs = self.path is not None and self.path.suffix.lower() == ".tsv"
-        row = csv.reader([text.decode("utf-8-sig", errors="replace")], delimiter="\t" if tabs else ",")
-        try:
-            return [cell for cells in row for cell in cells]
-        except csv.Error:
-            return ["?"]
 
     def _read(self, number: int, text: bytes, header: list[str], cells: list[str]) -> Item | Reject:
         if len(cells) > len(header):
@@ -281,7 +353,7 @@ def open_source(path: Path, format: Format | None, defaults: Defaults) -> Source
     """
     stdin = str(path) == "-"
     if not stdin and not path.exists():
-        raise CommandError(f"there is no file or folder {str(path)!r}")
+        raise CommandError(f"there is no file or folder {str(path)!r}", Exit.FILE)
     folder = not stdin and path.is_dir()
     told = "images" if folder else "csv" if path.suffix.lower() in (".csv", ".tsv") else "jsonl"
     chosen = format or told
@@ -309,7 +381,24 @@ def _descriptor(path: Path | None) -> Iterator[int]:
         os.close(fd)
 
 
-def _header(cells: list[str], text: bytes) -> list[str]:
+_TOLD = re.compile(rb"(?i)sep=([,;|\t])")
+"""How a spreadsheet may say in the first line what parts the cells."""
+
+
+def _delimiter(names: bytes) -> str:
+    """What parts the names in the first line."""
+    return max(",;\t|", key=lambda mark: names.count(mark.encode()))
+
+
+def _cells(text: bytes, delimiter: str) -> list[str]:
+    row = csv.reader([text.decode(errors="replace")], delimiter=delimiter)
+    try:
+        return [cell for cells in row for cell in cells]
+    except csv.Error:
+        return ["?"]
+
+
+def _header(cells: list[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
     if not header or not all(header) or len(set(header)) < len(header):
         raise CommandError("the first line of a table must name its fields, each once")
@@ -363,9 +452,8 @@ def _digest(data: bytes) -> str:
 
 
 def _json_problem(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return str(getattr(error, "msg", "not UTF-8"))
+    said = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", "not UTF-8")
+    return f"not JSON: {said}"
 
 
 def _json_word(value: object) -> str:

@@ -71,11 +71,12 @@ def _write_pngs(folder: Path, charts: list[Picture]) -> None:
 
 
 def _write(target: Path, data: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old one or the new one."""
+    """Replace a file as a whole, for the owner's eyes only: a reader sees the old one or the new one."""
     part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(data)
         part.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):

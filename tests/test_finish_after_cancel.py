@@ -1,4 +1,4 @@
-"""A submit's own task, and what asyncio's own cancellation does to it; and a client that is closed meanwhile."""
+"""A submit that is finished although its caller was cancelled; and a client that is closed meanwhile."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ import anyio
 import pytest
 
 from tests.helpers import KEY, V2, opened
-from ucaptcha_async import AsyncClient, Polling, Proxy, RecaptchaV2, SubmitUncertainError, UCaptchaError
+from ucaptcha_async import AsyncClient, ClientStateError, Polling, Proxy, RecaptchaV2, SubmitUncertainError
 from ucaptcha_async.testing import Json, LocalService, running_service
-from ucaptcha_async.transport.channels import TransportName
+from ucaptcha_async.transport.senders import TransportName
 
 TEARDOWN = """
 import asyncio
-from ucaptcha_async.transport.exchange import Sending
-from ucaptcha_async.solving.shelter import sheltered
+from ucaptcha_async import RateLimiter
+from ucaptcha_async.secrecy import SecretBytes
+from ucaptcha_async.solving.submit import finish_after_cancel
+from ucaptcha_async.transport.exchange import Exchange
+
+def exchange():
+    return Exchange("/createTask", SecretBytes(), RateLimiter(), lambda: 0.0, 30.0)
 
 async def main():
     # The caller begins in the last turn of the loop: the call's task exists then, and does not begin.
-    return asyncio.ensure_future(sheltered(lambda: asyncio.sleep(3600), Sending(), 5.0))
+    return asyncio.ensure_future(finish_after_cancel(lambda: asyncio.sleep(3600), exchange(), 5.0))
 
 assert asyncio.run(main()).cancelled()
 """
 
 OTHERS = """
 import asyncio, sys
-from ucaptcha_async.transport.exchange import Sending
-from ucaptcha_async.solving.shelter import sheltered
+from ucaptcha_async import RateLimiter
+from ucaptcha_async.secrecy import SecretBytes
+from ucaptcha_async.solving.submit import finish_after_cancel
+from ucaptcha_async.transport.exchange import Exchange
+
+def exchange():
+    return Exchange("/createTask", SecretBytes(), RateLimiter(), lambda: 0.0, 30.0)
 
 async def main(turns):
-    caller = asyncio.ensure_future(sheltered(lambda: asyncio.sleep(3600), Sending(), 5.0))
+    caller = asyncio.ensure_future(finish_after_cancel(lambda: asyncio.sleep(3600), exchange(), 5.0))
     for _ in range(turns):
         await asyncio.sleep(0)
     (call,) = asyncio.all_tasks() - {caller, asyncio.current_task()}
@@ -46,15 +56,22 @@ assert asyncio.run(main(int(sys.argv[1])))
 
 INTERRUPTED = """
 import asyncio, sys
-from ucaptcha_async.transport.exchange import Sending
-from ucaptcha_async.solving.shelter import sheltered
+from ucaptcha_async import RateLimiter
+from ucaptcha_async.secrecy import SecretBytes
+from ucaptcha_async.solving.submit import finish_after_cancel
+from ucaptcha_async.transport.exchange import Exchange
+
+def exchange():
+    return Exchange("/createTask", SecretBytes(), RateLimiter(), lambda: 0.0, 30.0)
 
 async def call():
     await asyncio.sleep(0.2)
     raise KeyboardInterrupt
 
 async def main():
-    caller = asyncio.ensure_future(sheltered(call, Sending(handed_over=True, started=True), 5.0))
+    request = exchange()
+    request.sent = True
+    caller = asyncio.ensure_future(finish_after_cancel(call, request, 5.0))
     await asyncio.sleep(0.05)
     caller.cancel()
     await asyncio.sleep(1)
@@ -89,12 +106,12 @@ def test_an_interrupt_of_the_call_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("transport", ["httpx", "fast"])
-async def test_a_closed_client_submits_nothing(transport: TransportName, anyio_backend_name: str) -> None:
-    """A solve that still waits for its place when the client is closed is not paid for."""
-    if (transport, anyio_backend_name) == ("fast", "trio"):
-        pytest.skip("aiohttp does not run on trio")
+async def test_a_closed_client_submits_nothing(transport: TransportName) -> None:
+    """A solve that still waits for its place when the client is closed ends at once, and is not paid for; a job that is
+    open then is kept.
+    """
     options: dict[str, Any] = {"transport": transport, "max_in_flight": 1, "polling": Polling(interval=0.2)}
-    errors: list[UCaptchaError] = []
+    errors: list[ClientStateError] = []
     with running_service(solve_time=60) as service:
         async with anyio.create_task_group() as tasks:
             async with AsyncClient(KEY, base_url=service.url, **options) as client:
@@ -102,23 +119,23 @@ async def test_a_closed_client_submits_nothing(transport: TransportName, anyio_b
 
                 async def second() -> None:
                     try:
-                        await client.solve(V2, timeout=3)
-                    except UCaptchaError as error:
+                        await client.solve(V2, timeout=None)
+                    except ClientStateError as error:
                         errors.append(error)
 
                 tasks.start_soon(second)
                 await anyio.sleep(0.2)
-            job._ticket.release_place()
+            with pytest.raises(ClientStateError, match="closed"):
+                await job.wait()
+            assert client.abandoned == (job.task_id,)
         books = service.books()
 
     assert 1 == books["accepted"]
     assert [False] == [error.charged for error in errors]
 
 
-async def test_a_path_beyond_ascii(anyio_backend_name: str) -> None:
+async def test_a_path_beyond_ascii() -> None:
     """A base URL means the same to all transports."""
-    if anyio_backend_name == "trio":
-        pytest.skip("aiohttp does not run on trio")
     with running_service(lightning={KEY: 10}) as service:
         async with AsyncClient(KEY, base_url=f"{service.url}/ä/..", transport="fast") as client:
             assert (await client.solve(V2, timeout=10)).token

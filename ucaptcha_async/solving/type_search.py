@@ -1,0 +1,283 @@
+"""Which of a kind's type names a service takes: found out by its refusals, which cost nothing, and remembered.
+
+What is known of a service is shared by all clients of the process with the same account and host. Whoever searches
+(the *scout*) and whoever waits for it share an event loop, because a waiting task belongs to one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import anyio
+import attrs
+from anyio.lowlevel import RunVar
+
+from ucaptcha_async.errors import UCaptchaError, UnsupportedTaskError
+from ucaptcha_async.tasks.base import Task
+from ucaptcha_async.tasks.names import Name
+
+logger = logging.getLogger("ucaptcha_async")
+
+UNKNOWN_TYPE = frozenset(
+    {
+        "TASK_NOT_SUPPORTED",
+        "ERROR_TASK_NOT_SUPPORTED",
+        "ERROR_NO_SUCH_METHOD",
+        "TASK_TYPE_NOT_SUPPORTED",
+        "ERROR_TASK_TYPE_NOT_SUPPORTED",
+        "UNSUPPORTED_TASK_TYPE",
+        "ERROR_UNSUPPORTED_TASK_TYPE",
+        "UNKNOWN_TASK_TYPE",
+        "ERROR_UNKNOWN_TASK_TYPE",
+        "INVALID_TASK_TYPE",
+        "ERROR_INVALID_TASK_TYPE",
+    }
+)
+"""Codes that say that the service does not know the type, and nothing else. The first is uCaptcha's (docs/api/
+error-codes), the next two are anti-captcha's and CapSolver's."""
+
+REMEMBER_REFUSAL = 60.0
+"""Seconds for which tasks fail without a request, once all names that fit them were refused."""
+
+_MOST_ACCOUNTS = 1_000
+
+
+class Key(NamedTuple):
+    """What a name is known for: services may differ by provider."""
+
+    kind: str
+    proxied: bool
+    provider: str | None
+
+
+@attrs.define(eq=False)
+class Known:
+    """What is known of one kind at one service. No I/O, no clock.
+
+    Attributes:
+        accepted: Types that the service has taken.
+        refused: Types that it does not know.
+    """
+
+    accepted: set[str] = attrs.field(factory=set)
+    refused: set[str] = attrs.field(factory=set)
+
+    def first(self, names: tuple[Name, ...]) -> Name | None:
+        """The name to send: the first that was not refused; `None` if all were."""
+        return next((name for name in names if name.type not in self.refused), None)
+
+    def accept(self, type: str) -> bool:
+        """Take note of a success. Returns whether it is news."""
+        news = type not in self.accepted
+        self.accepted.add(type)
+        self.refused.discard(type)
+        return news
+
+    def refuse(self, type: str) -> None:
+        """Take note of a refusal. If the type was good until now, the service has changed: nothing else counts."""
+        if type in self.accepted:
+            self.accepted.clear()
+            self.refused.clear()
+        self.refused.add(type)
+
+    def forget(self, names: tuple[Name, ...]) -> None:
+        """Let these names be tried again."""
+        self.refused -= {name.type for name in names}
+
+
+@attrs.define(eq=False)
+class _Scouting:
+    """The search for one kind's name in one event loop: at most one submit searches, the others wait in line."""
+
+    busy: bool = False
+    given_up: float = -math.inf
+    _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict)
+
+    async def turn(self) -> None:
+        """Wait until the scout has found a name, or gives way."""
+        called = anyio.Event()
+        self._line[called] = None
+        try:
+            await called.wait()
+        except BaseException:
+            if called.is_set():
+                self.call_next()  # the turn is another's
+            else:
+                del self._line[called]
+            raise
+
+    def call_next(self) -> None:
+        """Let the first of the line look."""
+        if self._line:
+            self._line.popitem(last=False)[0].set()
+
+    def call_all(self) -> None:
+        """There is something to know for all who wait."""
+        while self._line:
+            self.call_next()
+
+
+_SCOUTINGS: RunVar[dict[tuple[TypeNames, Key], _Scouting]] = RunVar("ucaptcha_async.type_search")
+
+
+@attrs.define(eq=False)
+class TypeNames:
+    """What one account at one host takes; `shared` gives the same one to all clients of the process."""
+
+    _known: dict[Key, Known] = attrs.field(factory=dict)
+
+    async def begin(self, task: Task[Any], provider: str | None) -> Search:
+        """Choose the name to send a task under, for one `createTask` and its repetitions.
+
+        As long as another submit of the kind searches, this one waits. Call `end` afterwards, whatever happens.
+
+        Raises:
+            UnsupportedTaskError: All names were refused within the last 60 s.
+        """
+        names = task.names()
+        if not names:
+            return Search(names)
+        key = Key(task.kind, getattr(task, "proxy", None) is not None, provider)
+        search = Search(names, self._known.setdefault(key, Known()), self._scouting(key), key)
+        await search.choose()
+        return search
+
+    def _scouting(self, key: Key) -> _Scouting:
+        try:
+            every = _SCOUTINGS.get()
+        except LookupError:
+            _SCOUTINGS.set(every := {})
+        return every.setdefault((self, key), _Scouting())
+
+
+@attrs.define(eq=False)
+class Search:
+    """The names of one task: which to send now, and what came of it.
+
+    Attributes:
+        name: The name to send; `None` if the task has its own type, which nothing replaces.
+        tried: The types that were refused in this search.
+    """
+
+    names: tuple[Name, ...]
+    _known: Known = attrs.field(factory=Known)
+    _scouting: _Scouting = attrs.field(factory=_Scouting)
+    _key: Key | None = None
+    name: Name | None = attrs.field(init=False, default=None)
+    tried: list[str] = attrs.field(init=False, factory=list)
+    _scouts: bool = attrs.field(init=False, default=False)
+
+    async def choose(self) -> None:
+        """Set `name`: a name that is known to be good, or as the scout the next to try."""
+        waited = False
+        while not self._scouts and self._scouting.busy and not self._good(self._next()):
+            await self._scouting.turn()
+            waited = True
+        name = self._next() or self._again()
+        if name is not None and not self._good(name):
+            self._scouts = self._scouting.busy = True
+        else:
+            self.end()
+            if waited:
+                self._scouting.call_all()  # whoever called this one may have called no other
+        if name is None:
+            raise self._unsupported()
+        self.name = name
+
+    def _good(self, name: Name | None) -> bool:
+        return name is not None and name.type in self._known.accepted
+
+    def _next(self) -> Name | None:
+        return self._known.first(tuple(name for name in self.names if name.type not in self.tried))
+
+    def _again(self) -> Name | None:
+        """The first name once more, if it is long ago that all were refused."""
+        if self.tried or anyio.current_time() < self._scouting.given_up + REMEMBER_REFUSAL:
+            return None
+        self._known.forget(self.names)
+        return self.names[0]
+
+    async def refused(self, error: UCaptchaError) -> bool:
+        """Take note that the service refused the task.
+
+        Args:
+            error: What came of `createTask`. Call this only if it is proved that no task was accepted.
+
+        Returns:
+            Whether it was refused because its type is unknown, and there is another `name` to send. `False`: the
+            refusal is about something else.
+
+        Raises:
+            UnsupportedTaskError: All names are refused now.
+        """
+        if self.name is None or error.error_code not in UNKNOWN_TYPE or error.task_id is not None:
+            return False
+        self.tried.append(self.name.type)
+        self._known.refuse(self.name.type)
+        if self._next() is None:
+            self._scouting.given_up = anyio.current_time()
+        try:
+            await self.choose()
+        except UnsupportedTaskError as unsupported:
+            unsupported.error_code = error.error_code
+            raise unsupported from error
+        return True
+
+    def accepted(self) -> bool:
+        """Take note that the service took the task, and let the others go on.
+
+        Returns:
+            Whether this ended a search, which an event should tell of.
+        """
+        if self.name is None or self._key is None:
+            return False
+        news = self._known.accept(self.name.type)
+        self.end()
+        if not news or not (self.tried or self.name.inferred):
+            return False
+        level = logging.WARNING if self.name.inferred else logging.INFO
+        logger.log(level, "%s", _told(self._key, self.name, self.tried))
+        return True
+
+    def end(self) -> None:
+        """Stop searching: all who wait go on if a name is known or none is left, otherwise one of them searches."""
+        if not self._scouts:
+            return
+        self._scouts = self._scouting.busy = False
+        name = self._next()
+        if name is None or self._good(name):
+            self._scouting.call_all()
+        else:
+            self._scouting.call_next()
+
+    def _unsupported(self) -> UnsupportedTaskError:
+        kind = self._key.kind if self._key else ""
+        types = ", ".join(name.type for name in self.names)
+        message = f"the service takes {kind} tasks under none of these types: {types} (set 'type' to send another)"
+        return UnsupportedTaskError(message, field="type")
+
+
+def _told(key: Key, name: Name, tried: list[str]) -> str:
+    how = f" after it refused {', '.join(tried)}" if tried else ""
+    text = f"the service takes {key.kind} tasks as {name.type}{how}"
+    if name.inferred:
+        text += "; that this name, or the spelling of its fields, means the same is only inferred: check the solutions"
+    return text
+
+
+_SHARED: OrderedDict[tuple[str, str], TypeNames] = OrderedDict()
+
+
+def shared(host: str, account: str) -> TypeNames:
+    """What is known of a service, by all clients of this process with this account."""
+    if (host, account) not in _SHARED and len(_SHARED) >= _MOST_ACCOUNTS:
+        _SHARED.popitem(last=False)
+    return _SHARED.setdefault((host, account), TypeNames())
+
+
+def forget_all() -> None:
+    """Forget what is known of all services, for tests."""
+    _SHARED.clear()

@@ -1,0 +1,355 @@
+"""Byte streams that know, without waiting, whether the peer has sent or closed something.
+
+A request may only be written to a connection on which nothing waits: bytes that nobody asked for would be taken for its
+answer. Streams of libraries hide such bytes in queues of their own, so these read the socket themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream
+
+CHUNK = 65_536
+"""Bytes of one read."""
+
+MAX_UNREAD = 4 * CHUNK
+"""Bytes that are kept of what nobody reads, before reading is paused."""
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that closing may take."""
+
+
+class Waiting(enum.Enum):
+    """What waits on a stream that nobody reads."""
+
+    NOTHING = "nothing"
+    CLOSED = "closed"
+    BYTES = "bytes"
+
+
+class Wire(Protocol):
+    """A byte stream to the service. Whatever breaks is an `OSError`."""
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it."""
+        ...
+
+    async def receive(self) -> bytes:
+        """What has come, as soon as something has; empty at the end."""
+        ...
+
+    def waiting(self) -> Waiting:
+        """Whether the peer sent something that was not received, or closed the stream."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it, at once and although the caller is cancelled."""
+        ...
+
+
+class SocketWire(Wire, Protocol):
+    """A wire that can be read without waiting."""
+
+    def take(self) -> bytes | None:
+        """What has come; empty at the end, `None` if nothing has."""
+        ...
+
+
+class AsyncioWire(asyncio.Protocol):
+    """A socket on asyncio. It is always read, so that bytes that nobody asked for are known without a question."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._chunks: list[bytes] = []
+        self._unread = 0
+        self._ended = False
+        self._error: str | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._paused_reading = self._paused_writing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport: Any = transport
+        self._descriptor: int = transport.get_extra_info("socket").fileno()
+        self._readable = _readable(self._descriptor)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what has come for the reader."""
+        self._chunks.append(data)
+        self._unread += len(data)
+        if self._unread > MAX_UNREAD and not self._paused_reading:
+            self._paused_reading = True
+            self._transport.pause_reading()
+        _wake(self._reader)
+
+    def eof_received(self) -> None:
+        """The peer sends nothing more: the transport closes by itself."""
+        self._ended = True
+        _wake(self._reader)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end. What came before a failed write, the event loop has not read: it may be an answer."""
+        if exc is not None:
+            self._look()
+            self._error = self._error or _text(exc)
+        self._ended = True
+        for waiter in (self._reader, self._writer, self._closed):
+            _wake(waiter)
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly."""
+        self._paused_writing = True
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._paused_writing = False
+        _wake(self._writer)
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it."""
+        if self._transport.is_closing():
+            raise ConnectionResetError(self._error or "closed by the service")
+        self._transport.write(data)
+        while self._paused_writing and not self._ended:
+            self._writer = self._loop.create_future()
+            try:
+                await self._writer
+            finally:
+                self._writer = None
+
+    async def receive(self) -> bytes:
+        """What has come."""
+        if not self._chunks and not self._ended:
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        data = self._taken()
+        if data is None and self._error is not None:
+            raise ConnectionResetError(self._error)
+        return data or b""
+
+    def take(self) -> bytes | None:
+        """What has come, without waiting."""
+        if not self._chunks and not self._ended and self._readable():
+            self._look()
+        return b"" if self._ended and not self._chunks else self._taken()
+
+    def waiting(self) -> Waiting:
+        """Whether something came that was not received."""
+        if not self._chunks and not self._ended and self._readable():
+            self._look()
+        if self._chunks:
+            return Waiting.BYTES
+        return Waiting.CLOSED if self._ended or self._transport.is_closing() else Waiting.NOTHING
+
+    async def aclose(self) -> None:
+        """Close it."""
+        self._transport.abort()
+        if not self._closed.done():
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await asyncio.shield(self._closed)
+
+    def _taken(self) -> bytes | None:
+        if not self._chunks:
+            return None
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._unread = 0
+        if self._paused_reading:
+            self._paused_reading = False
+            self._transport.resume_reading()
+        return data
+
+    def _look(self) -> None:
+        """Read what the event loop has not read yet, by a second handle of the same descriptor."""
+        handle = socket.socket(fileno=self._descriptor)
+        try:
+            handle.setblocking(False)
+            data = handle.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._ended, self._error = True, _text(error)
+        else:
+            if data:
+                self._chunks.append(data)
+                self._unread += len(data)
+            else:
+                self._ended = True
+        finally:
+            handle.detach()
+
+
+class StreamWire:
+    """A socket stream of anyio, for trio: it reads the socket itself and keeps nothing back."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self._stream = stream
+        self._socket: Any = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._taken = b""
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it."""
+        try:
+            return await self._stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        raise ConnectionResetError("closed by the service")
+
+    async def receive(self) -> bytes:
+        """What has come."""
+        if self._taken:
+            data, self._taken = self._taken, b""
+            return data
+        try:
+            return await self._stream.receive(CHUNK)
+        except anyio.EndOfStream:
+            return b""
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        raise ConnectionResetError("connection reset")
+
+    def take(self) -> bytes | None:
+        """What has come, without waiting."""
+        if self._taken:
+            data, self._taken = self._taken, b""
+            return data
+        try:
+            found: bytes = self._socket.recv(CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""  # it is broken, which is an end, too
+        return found
+
+    def waiting(self) -> Waiting:
+        """Whether something came that was not received."""
+        data = self.take()
+        if data is None:
+            return Waiting.NOTHING
+        self._taken = data
+        return Waiting.BYTES if data else Waiting.CLOSED
+
+    async def aclose(self) -> None:
+        """Close it."""
+        with anyio.CancelScope(shield=True):
+            await self._stream.aclose()
+
+
+class TLSWire:
+    """TLS on a wire. Records that are not decrypted yet are looked into: session tickets are not bytes of an answer."""
+
+    def __init__(self, wire: SocketWire, context: ssl.SSLContext, host: str) -> None:
+        self._wire = wire
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._taken: bytes | None = None
+
+    async def handshake(self) -> None:
+        """Agree on keys, and check the certificate."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLError:
+                await self._flush()  # the alert says why
+                raise
+            else:
+                return await self._flush()
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._tls.write(rest) :]
+        await self._flush()
+
+    async def receive(self) -> bytes:
+        """What has come."""
+        while (data := self._decrypted()) is None:
+            await self._fill()
+        return data
+
+    def take(self) -> bytes | None:
+        """What has come, without waiting."""
+        while (data := self._decrypted()) is None:
+            found = self._wire.take()
+            if found is None:
+                return None
+            self._feed(found)
+        return data
+
+    def waiting(self) -> Waiting:
+        """Whether something came that was not received."""
+        data = self.take()
+        if data is None:
+            return Waiting.NOTHING
+        self._taken = data
+        return Waiting.BYTES if data else Waiting.CLOSED
+
+    async def aclose(self) -> None:
+        """Close it, without a farewell: each answer says itself where it ends."""
+        await self._wire.aclose()
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._wire.send(self._outgoing.read())
+
+    async def _fill(self) -> None:
+        self._feed(await self._wire.receive())
+
+    def _feed(self, data: bytes) -> None:
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def _decrypted(self) -> bytes | None:
+        """What is decrypted; empty at the end, `None` if more must come first."""
+        if self._taken is not None:
+            data, self._taken = self._taken, None
+            return data
+        if not self._incoming.pending and not self._incoming.eof and not self._tls.pending():
+            return None
+        try:
+            return self._tls.read(CHUNK)
+        except ssl.SSLWantReadError:
+            return None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+def _text(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def _readable(descriptor: int) -> Callable[[], Any]:
+    """Whether the system holds something for a socket that the event loop has not read."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        ask = poll.poll
+        return lambda: ask(0)
+    if isinstance(asyncio.get_running_loop(), getattr(asyncio, "ProactorEventLoop", ())):
+        return lambda: False  # it has asked the system for the bytes already
+    return lambda: select.select([descriptor], [], [], 0)[0]
