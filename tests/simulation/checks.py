@@ -373,9 +373,8 @@ def _held(process: Process) -> Iterator[str]:
     }
     if process.world.limiter is None or process is process.world.processes[-1]:
         counters |= {"limiter waiting": now.rate_limit.waiting, "limiter in transit": now.rate_limit.in_transit}
-    connections = getattr(now, "connections", None) or getattr(now, "lanes", None)
-    if connections is not None:
-        counters |= {"connections busy": connections.busy, "connections waiting": connections.waiting}
+    if now.connections is not None:
+        counters |= {"connections busy": now.connections.busy, "connections waiting": now.connections.waiting}
     if process.budget is not None:
         counters["reserved"] = int(process.budget.reserved * 1_000_000)
     yield from (f"{name} {count}" for name, count in counters.items() if count)

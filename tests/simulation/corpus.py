@@ -14,7 +14,7 @@ from .plan import STEPS
 from .world import World, run_world
 
 SOMETIMES = (
-    *(f"world_{kind}" for kind in ("httpx", "httpx2", "httpx2_injected", "shares_limiter")),
+    *(f"world_{kind}" for kind in ("httpx", "httpx2", "fast", "httpx2_injected", "shares_limiter")),
     # the network
     *CONNECT_FATES,
     *REQUEST_FATES,

@@ -91,6 +91,10 @@ class Diary:
         """Record that no answer was read."""
         await self._step("uncertain", submit_id)
 
+    async def lost(self, submit_id: str) -> None:
+        """Record that the service does not know the task any more."""
+        await self._step("lost", submit_id)
+
     async def refused(self, submit_id: str, error_code: str | None = None) -> None:
         """Record that the service did not take it."""
         await self._step("refused", submit_id, error_code)

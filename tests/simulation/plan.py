@@ -100,8 +100,8 @@ class Plan:
 
     Attributes:
         seed: What it was drawn from.
-        library: The twin that carries the requests.
-        injected: Whether they go through the stock pool of an injected client instead of the client's own lanes.
+        library: What carries the requests: one of the twins over the client's own connections, or these alone.
+        injected: Whether they go through the stock pool of an injected client instead.
         shares_limiter: Whether the programs are one process with two clients and one limiter.
         works: What is to be solved.
         lives: How the processes of each program end, one after the other; the last runs out of work.
@@ -137,7 +137,7 @@ class Plan:
     """
 
     seed: int
-    library: Literal["httpx", "httpx2"]
+    library: Literal["httpx", "httpx2", "fast"]
     injected: bool
     shares_limiter: bool
     works: tuple[Work, ...]
@@ -300,7 +300,7 @@ class _Draw:
         return Plan(
             seed=self.seed,
             # The pool of httpx itself loses connections under cancellation; that of httpx2 does not.
-            library="httpx2" if injected else rng.choice(("httpx", "httpx2")),
+            library="httpx2" if injected else rng.choice(("httpx", "httpx2", "fast")),
             injected=injected,
             shares_limiter=shares,
             works=self.works(calm_at, slowest=12 * delays[1], journal=journal, programs=programs),

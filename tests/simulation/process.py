@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
@@ -98,11 +97,11 @@ class Process:
             breaker_reset=plan.breaker_reset,
             on_event=self._hear,
         )
-        _put_in(self._client, self, plan.library, Random(f"{plan.seed}:{self.number}"))
+        _put_in(self._client, self, Random(f"{plan.seed}:{self.number}"))
 
     def _pooled(self) -> Any:
         """A client of the user's own, with a stock pool of connections."""
-        backend = Backend(self.world.network, self, "httpcore2")
+        backend = Backend(self.world.network, self, httpcore2)
         transport = httpx2.AsyncHTTPTransport(verify=CONTEXT, trust_env=False)
         transport._pool = httpcore2.AsyncConnectionPool(
             max_connections=self.world.plan.connections,
@@ -411,28 +410,11 @@ class Process:
         self.world.taken_up[task_id] = error
 
 
-def _put_in(client: Any, process: Process, library: str, rng: Random) -> None:
+def _put_in(client: Any, process: Process, rng: Random) -> None:
     """Put a client into the simulated world: its connections and its dice."""
-    if hasattr(client, "_open_sender"):
-        client._session.rng = rng
-        if not process.world.plan.injected:
-            client._open_sender = _opening(client._open_sender, connector(process.world.network, process))
-        return
-    client._engine.rng = rng
-    if process.world.plan.injected:
-        return
-    opened = client._open_http
-    core = {"httpx": "httpcore", "httpx2": "httpcore2"}[library]
-
-    def open_http() -> Any:
-        http = opened()
-        assert http.lanes is not None
-        backend = Backend(process.world.network, process, core)
-        direct = importlib.import_module("ucaptcha_async.transport.connections").direct
-        http.lanes.connect = direct(library, CONTEXT, backend)
-        return http
-
-    client._open_http = open_http
+    client._session.rng = rng
+    if not process.world.plan.injected:
+        client._open_sender = _opening(client._open_sender, connector(process.world.network, process))
 
 
 def _opening(opens: Callable[..., Any], connect: Callable[[], Awaitable[Any]]) -> Callable[..., Any]:

@@ -45,7 +45,8 @@ class Dialogue:
             body = b""
             while isinstance(part := await self._event(), h11.Data):
                 body += part.data
-            request = self._connection.requests[number]
+            # A client that takes a second answer for its own may leave a request half written.
+            request = self._connection.requests[min(number, len(self._connection.requests) - 1)]
             await self._answer(request, head, body)
             if self._parser.our_state is not h11.DONE:
                 return

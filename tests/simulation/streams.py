@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import enum
-import importlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,12 +9,9 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from .network import Connection, Network, Owner
+from ucaptcha_async.transport.wires import Waiting
 
-try:
-    Waiting: Any = importlib.import_module("ucaptcha_async.transport.wires").Waiting
-except ImportError:
-    Waiting = enum.Enum("Waiting", ["NOTHING", "CLOSED", "BYTES"])
+from .network import Connection, Network, Owner
 
 MOST = 65_536
 """Bytes of one read."""
@@ -80,7 +75,7 @@ class SimulatedWire:
             connection.owner.step("reads")
         return data
 
-    def waiting(self) -> Any:
+    def waiting(self) -> Waiting:
         """Whether something is there that nobody has asked for."""
         if self._connection.closed:
             return Waiting.CLOSED
@@ -106,13 +101,13 @@ class Backend:
     Args:
         network: The network.
         owner: The process.
-        core: The name of the package whose errors are expected: `httpcore` or `httpcore2`.
+        core: The package whose errors are expected: `httpcore` or `httpcore2`.
     """
 
-    def __init__(self, network: Network, owner: Owner, core: str) -> None:
+    def __init__(self, network: Network, owner: Owner, core: Any) -> None:
         self._network = network
         self._owner = owner
-        self._core = importlib.import_module(core)
+        self._core = core
 
     async def connect_tcp(
         self,

@@ -38,7 +38,7 @@ def plan(seed: int, **changes: Any) -> Plan:
     """A world without faults, but for the changes."""
     calm: dict[str, Any] = {
         "seed": seed,
-        "library": "httpx2" if seed % 2 else "httpx",
+        "library": ("httpx", "httpx2", "fast")[seed % 3],
         "injected": False,
         "shares_limiter": False,
         "works": works(10),
