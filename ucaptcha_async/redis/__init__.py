@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from .limiter import RedisRateLimiter, RedisUnavailableError
+from .in_flight import RedisInFlight
+from .limiter import RedisRateLimiter
+from .store import (
+    RedisAway,
+    RedisBack,
+    RedisEvent,
+    RedisHook,
+    RedisStateLost,
+    RedisStateLostError,
+    RedisUnavailableError,
+)
 
 __all__ = [
+    "RedisAway",
+    "RedisBack",
+    "RedisEvent",
+    "RedisHook",
+    "RedisInFlight",
     "RedisRateLimiter",
+    "RedisStateLost",
+    "RedisStateLostError",
     "RedisUnavailableError",
 ]
