@@ -7,9 +7,11 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import anyio
 import attrs
 import pytest
 
@@ -34,13 +36,26 @@ class Server:
 
     port: int
     process: subprocess.Popen[bytes] | None = None
+    folder: str = attrs.field(factory=tempfile.mkdtemp)
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self, *options: str) -> None:
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *options]
+        arguments = [
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            self.folder,
+        ]
+        arguments += options
         self.process = subprocess.Popen([SERVER or "redis-server", *arguments], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while True:
@@ -55,6 +70,16 @@ class Server:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def kill_and_start(self, *options: str) -> None:
+        self.stop()
+        self.start(*options)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.01)
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ import pytest
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
-from .redis_kit import Server, collect, free_port, name, own_server, redis_marks, server  # noqa: F401
+from .redis_kit import Server, collect, free_port, name, own_server, redis_marks, server, until  # noqa: F401
 
 coredis = pytest.importorskip("coredis")
 
@@ -31,12 +31,6 @@ async def held_in_redis(server: Server, name: str) -> int:
     async with coredis.Redis.from_url(server.url, decode_responses=True) as client:
         state = await client.hgetall(f"ucaptcha:{{in-flight:{name}}}")
     return sum(int(value.split()[0]) for key, value in state.items() if key.startswith("p:"))
-
-
-async def until(condition: Any, seconds: float = 10) -> None:
-    with anyio.fail_after(seconds):
-        while not condition():
-            await anyio.sleep(0.01)
 
 
 async def blocked(places: RedisInFlight, seconds: float = 0.4) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .budget import RedisBudget, RedisReservation
 from .in_flight import RedisInFlight
 from .limiter import RedisRateLimiter
 from .store import (
@@ -17,10 +18,12 @@ from .store import (
 __all__ = [
     "RedisAway",
     "RedisBack",
+    "RedisBudget",
     "RedisEvent",
     "RedisHook",
     "RedisInFlight",
     "RedisRateLimiter",
+    "RedisReservation",
     "RedisStateLost",
     "RedisStateLostError",
     "RedisUnavailableError",

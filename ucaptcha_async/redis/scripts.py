@@ -54,11 +54,13 @@ FAITHFUL = (
     PRELUDE
     + """
 -- The mark of what must not be lost. The caller says which generation it knows, on which run of the server it was
--- last answered, and how many changes there were then; a server that knows of fewer has lost some.
+-- last answered, and how many changes there were then; a server that knows of fewer has lost some. Who knows '?' has
+-- seen none, and expects one.
 local function mark(known, fresh, known_run, known_count)
   local state = redis.call('HMGET', KEYS[1], 'generation', 'run', 'count', 'lost', 'accepted')
   local generation, count, lost, accepted = state[1], tonumber(state[3] or 0), state[4] == '1', state[5] == '1'
   local changes = {}
+  if known == '?' and generation then known = '' end
   if not generation then
     generation, lost = fresh, known ~= ''
     changes = {'generation', generation, 'lost', lost and '1' or '0', 'accepted', '0', 'run', run}
@@ -87,15 +89,18 @@ end
 """
 )
 
-ACCEPT = """
+ACCEPT = (
+    PRELUDE
+    + """
 -- What is there is accepted as the whole: a new generation, which those who knew more take over.
 local state = redis.call('HGETALL', KEYS[1])
 for i = 1, #state, 2 do
   if string.sub(state[i], 1, 4) == 'end:' then redis.call('HDEL', KEYS[1], state[i]) end
 end
-redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'lost', '0', 'accepted', '1')
+redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'run', run, 'lost', '0', 'accepted', '1')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
+)
 
 Reply = str | bytes | int | float | None
 
@@ -126,6 +131,6 @@ class Stamp:
 
     def see(self, generation: str, run: str = "", count: int = 0) -> bool:
         """Take in a mark; whether it is another generation than the one that was known."""
-        changed = self.generation not in ("", generation)
+        changed = self.generation not in ("", "?", generation)
         self.generation, self.run, self.count = generation, run, count
         return changed
