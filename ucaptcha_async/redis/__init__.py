@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .budget import RedisBudget, RedisReservation
 from .in_flight import RedisInFlight
+from .journal import RedisJournal
 from .limiter import RedisRateLimiter
 from .store import (
     RedisAway,
@@ -22,6 +23,7 @@ __all__ = [
     "RedisEvent",
     "RedisHook",
     "RedisInFlight",
+    "RedisJournal",
     "RedisRateLimiter",
     "RedisReservation",
     "RedisStateLost",
