@@ -201,7 +201,6 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
     return {_WIRE: (name, write)}
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class Widget(Task[S_co]):
     """What the classes of tasks share: each field that is not `None` is sent under its name in camel case.
 
