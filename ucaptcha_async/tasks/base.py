@@ -201,6 +201,10 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
     return {_WIRE: (name, write)}
 
 
+def _fields(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
+    return tuple(attrs.fields(cls))
+
+
 class Widget(Task[S_co]):
     """What the classes of tasks share: each field that is not `None` is sent under its name in camel case.
 
@@ -214,7 +218,7 @@ class Widget(Task[S_co]):
     def __new__(cls, **given: Any) -> Self:
         """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""
         given = hidden(given)
-        fields = {field.alias: field for field in attrs.fields(cls) if field.validator and field.alias in given}
+        fields = {field.alias: field for field in _fields(cls) if field.validator and field.alias in given}
         for name, field in fields.items():
             value = masked(given[name])
             field.validator(None, field, value)
@@ -235,7 +239,7 @@ class Widget(Task[S_co]):
     def to_wire(self) -> dict[str, JSON]:
         """The `task` object of `createTask`. It may hold a proxy's password."""
         wire: dict[str, JSON] = {"type": self.type}
-        for field in attrs.fields(self.__class__):
+        for field in _fields(self.__class__):
             value = getattr(self, field.name)
             name, write = field.metadata.get(_WIRE, (camel(field.name), None))
             if isinstance(value, Proxy):
@@ -245,7 +249,7 @@ class Widget(Task[S_co]):
         return wire | copied(vars(self)["extra"])
 
     def _shown(self) -> Iterator[str]:
-        for field in attrs.fields(self.__class__):
+        for field in _fields(self.__class__):
             value = getattr(self, field.name)
             if field.init and value is not None and value != {}:
                 yield f"{field.alias}={shown(value) if field.repr else '<hidden>'}"
