@@ -202,7 +202,8 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
 
 
 def _fields(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
-    return tuple(attrs.fields(cls))
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
+    return fields
 
 
 class Widget(Task[S_co]):
@@ -218,17 +219,19 @@ class Widget(Task[S_co]):
     def __new__(cls, **given: Any) -> Self:
         """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""
         given = hidden(given)
-        fields = {field.alias: field for field in _fields(cls) if field.validator and field.alias in given}
-        for name, field in fields.items():
+        for field in _fields(cls):
+            name = field.alias or field.name
+            if field.validator is None or name not in given:
+                continue
             value = masked(given[name])
             field.validator(None, field, value)
             if isinstance(value, str | Mapping):
-                to_json(field.name, value)
-        cls.check_together(given)
+                to_json(name, value)  # proof that it is JSON
+        cls._check_together(given)
         return super().__new__(cls)
 
     @classmethod
-    def check_together(cls, given: Mapping[str, Any]) -> None:
+    def _check_together(cls, given: Mapping[str, Any]) -> None:
         """Check the fields that depend on each other."""
 
     @property
@@ -246,7 +249,7 @@ class Widget(Task[S_co]):
                 wire |= value.to_wire()
             elif value is not None and name is not None:
                 wire[name] = write(value) if write else to_json(field.name, value)
-        return wire | copied(vars(self)["extra"])
+        return wire | copied(vars(self).get("extra", {}))
 
     def _shown(self) -> Iterator[str]:
         for field in _fields(self.__class__):
