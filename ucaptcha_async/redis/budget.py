@@ -272,7 +272,7 @@ class RedisReservation:
     type: str
     id: str
     estimate: Decimal = _ZERO
-    _fate: str = attrs.field(default="open", repr=False)
+    fate: str = attrs.field(default="open", repr=False)
 
 
 @suggests
@@ -423,7 +423,7 @@ class RedisBudget(Batching[list[str]]):
         Returns:
             `False` if the reservation had ended before; then nothing changes.
         """
-        return reservation._fate == "open" and self._end(reservation, "keep")
+        return reservation.fate == "open" and self._end(reservation, "keep")
 
     async def spend(self, task_type: str, cost: Decimal, *, submit_id: str | None = None) -> None:
         """Count a cost that was not reserved here: of a task that another process paid for. Does not wait for Redis.
@@ -474,9 +474,9 @@ class RedisBudget(Batching[list[str]]):
         self._wake()
 
     def _end(self, reservation: RedisReservation, what: str, value: str = "") -> bool:
-        if reservation._fate not in ("open", "keep"):
+        if reservation.fate not in ("open", "keep"):
             return False
-        reservation._fate = what
+        reservation.fate = what
         self._open.pop(reservation.id, None)
         self._order([what, reservation.id, reservation.type, value])
         return True
