@@ -223,8 +223,9 @@ class Job(Generic[S]):
         while True:
             try:
                 return await self._submit_once(attempt)
-            except SubmitUncertainError:
-                if not resubmits or self.exchange is None:
+            except SubmitUncertainError as error:
+                # A task that the answer names is waited for rather than paid for again.
+                if not resubmits or error.task_id is not None:
                     raise
                 resubmits -= 1
 
