@@ -175,7 +175,7 @@ class Job(Generic[S]):
     def __del__(self) -> None:
         # A job that nobody can wait for any more must not keep others from being submitted.
         if self.handed_out and self.answerable and self.lease is not None:
-            self.session.drop(self.lease, self.task_id)
+            self.session.drop(self.lease.free_place, self.task_id)
 
     # --- one solve ----------------------------------------------------------------------------------------------------
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from ucaptcha_async.budget import Reservation
 from ucaptcha_async.journal import Claim, ClaimKind, Intent, Journal, State
 
-if TYPE_CHECKING:
-    from .session import Session
+from .session import Session
 
 
 class Fate(Enum):

@@ -486,7 +486,7 @@ class CoordinatesSolution(Solution):
     @property
     def coordinates(self) -> tuple[Point, ...]:
         """The places, in the order in which to click; objects with `x` and `y`, or pairs, on the wire."""
-        points = _as_points(self.raw.get("coordinates"))
+        points = _as_points(self._find("coordinates"))
         if not points:
             self._lacks(("coordinates",), "a list of places (x, y)")
         return points
