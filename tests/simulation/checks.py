@@ -148,6 +148,8 @@ def money_agrees(books: Books) -> Complaints:
     # Without its file, the journal cannot tell one process what another has counted.
     if books.plan.journal_vanishes_at is None:
         dead = sum((_counted_at_death(books, process) for process in books.world.processes), Decimal(0))
+        # A solution is counted before it is written down: who dies in between has counted what the next one counts.
+        dead += _cost(books, (task_id for task_id in doubtful if _at_death(books, task_id)))
         high = _cost(books, told | doubtful) + dead
     spent = sum((process.spent for process in books.world.processes), Decimal(0))
     if not low <= spent <= high:
@@ -162,12 +164,19 @@ def _counted_at_death(books: Books, process: Process) -> Decimal:
 
 def _doubtful(books: Books, task_id: str) -> bool:
     """Whether a task was solved just as its user gave up or its process died: then it may not be counted."""
-    delivered = books.tasks[task_id].first_delivered_at
-    if delivered is None:
+    if books.tasks[task_id].first_delivered_at is None:
         return False
+    never = all(solved != task_id for _, _, solved in books.solved)
+    return _at_death(books, task_id) or (
+        never and any(task_id in process.abandoned for process in books.world.processes)
+    )
+
+
+def _at_death(books: Books, task_id: str) -> bool:
+    """Whether a process died between the delivery of a solution and the news of it."""
+    delivered = books.tasks[task_id].first_delivered_at
     first = min((at for _, at, solved in books.solved if solved == task_id), default=math.inf)
-    died = any(delivered <= death <= first + EPSILON for death in books.deaths)
-    return died or (first == math.inf and any(task_id in process.abandoned for process in books.world.processes))
+    return delivered is not None and any(delivered <= death <= first + EPSILON for death in books.deaths)
 
 
 def money_is_explained(books: Books) -> Complaints:
