@@ -78,7 +78,9 @@ class Books:
             return sum(each.work == work for each in heard)
         open_or_given_up = (State.UNCERTAIN, State.INTENT, State.FORGOTTEN)
         rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
+        named = [h for h in self.world.heard if isinstance(h.event, Uncertain) and h.event.task_id is not None]
+        told = sum(heard.work == work for heard in named)
+        return told + sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
 
     def nameless(self, work: str) -> int:
         """How many tasks of a work the journal knows to be solved without knowing their ids."""
