@@ -37,9 +37,19 @@ from ucaptcha_async import (
     UCaptchaError,
     UnsolvableError,
 )
-from ucaptcha_async.events import Event, TokenDelayed, TokenExpired, TokenReady, TokenTaken
+from ucaptcha_async.events import Event, Failed, TokenDelayed, TokenExpired, TokenReady, TokenTaken, Uncertain
 from ucaptcha_async.solving.prefetch import LONGEST_PAUSE, PrefetchSettings
-from ucaptcha_async.testing import Error, LocalService, LogNormal, assert_nothing_lost, running_service
+from ucaptcha_async.testing import (
+    Drop,
+    Error,
+    FaultRates,
+    Html,
+    LocalService,
+    LogNormal,
+    RateLimit,
+    assert_nothing_lost,
+    running_service,
+)
 
 virtual = pytest.mark.virtual_time
 COST = Decimal("0.002")
@@ -884,6 +894,56 @@ async def test_options_reach_each_solve() -> None:
         bodies = [task.selection_mode for task in service.books.tasks.values()]
 
     assert {"autoFastest"} == set(bodies)
+
+
+@virtual
+async def test_prefetching_clients_among_others() -> None:
+    """Through faults, with users who give up: what the service charged for is what the clients know of."""
+    rng = Random(9)
+    service = LocalService(
+        solve_time=LogNormal(12, 0.5),
+        seed=9,
+        failure_rate=0.1,
+        latency=lambda endpoint: rng.uniform(0.01, 1),
+        fault_rates=FaultRates(rates=((RateLimit(), 0.02), (Drop(after=True), 0.02), (Html(502), 0.02))),
+    )
+    known: set[str | None] = set()
+    uncertain: list[Event] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, TokenTaken | TokenExpired):
+            known.add(event.task_id)
+        if isinstance(event, Failed) and event.error.task_id is not None:
+            known.add(event.error.task_id)
+        if isinstance(event, Uncertain):
+            uncertain.append(event)
+
+    async def user(call: Callable[[], Awaitable[TokenSolution]]) -> None:
+        await anyio.sleep(rng.uniform(0, 300))
+        with anyio.move_on_after(rng.choice([rng.uniform(0, 20), 300])):
+            try:
+                known.add((await call()).task_id)
+            except UCaptchaError as error:
+                known.add(error.task_id)
+
+    async with opened(service, max_in_flight=60, on_event=hear) as client:
+        async with client.prefetch(V2, ready=5) as one, client.prefetch(TURNSTILE, ready=5) as other:
+            async with anyio.create_task_group() as users:
+                for call in (one.get, other.get, lambda: client.solve(V2)):
+                    for _ in range(200):
+                        users.start_soon(user, call)
+        at_rest(client)
+        unused = [solution.task_id for tokens in (one, other) for solution in tokens.unused]
+        abandoned = set(client.abandoned)
+        handed_out = one.statistics().handed_out + other.statistics().handed_out
+
+    assert handed_out > 200
+    assert uncertain
+    assert unused
+    assert not known & {*unused}
+    assert_nothing_lost(service.books, client, known={*known, *unused}, uncertain=len(uncertain))
+    paid = {task.id for task in service.books.tasks.values() if not task.refunded}
+    assert len(paid - known - {*unused} - abandoned) <= len(uncertain)
 
 
 # --- over real sockets ------------------------------------------------------------------------------------------------
