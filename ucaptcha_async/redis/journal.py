@@ -105,7 +105,9 @@ for _, drop in ipairs(change.drop) do
   redis.call('ZREM', KEYS[4], drop[1])
   redis.call('ZREM', KEYS[5], drop[2])
 end
-for _, name in ipairs(change.free) do redis.call('HDEL', KEYS[3], name) end
+for _, free in ipairs(change.free) do
+  if redis.call('HGET', KEYS[3], free[1]) == free[2] then redis.call('HDEL', KEYS[3], free[1]) end
+end
 for name, id in pairs(change.hold) do redis.call('HSET', KEYS[3], name, id) end
 if ARGV[8] ~= '' then written = ARGV[8] end
 count = count + 1
@@ -173,20 +175,20 @@ class _Page(Book):
         put = [[i, _raw(r), *((_open(r), "") if r.state in OPEN else ("", _open(r)))] for i, r in self.touched.items()]
         gone = [r for r in (*self.touched.values(), *self.dropped.values()) if r.key is not None]
         hold = {_name(*pair): row.submit_id for pair, row in self.by_key.items() if row.submit_id in self.touched}
-        free = [_name(r.account, r.key) for r in gone if self._is_free(r) and r.submit_id in self.rows]
+        free = [[_name(r.account, r.key), r.submit_id] for r in gone if self._gave_up(r)]
         change = {
             "rows": self.rows,
             "keys": self.keys,
             "put": put,
             "drop": [[i, _open(r)] for i, r in self.dropped.items() if self.rows.get(i)],
-            "free": [name for name in free if name not in hold],
+            "free": free,
             "hold": hold,
             "begins": begins,
         }
         return json.dumps(change)
 
-    def _is_free(self, row: Row) -> bool:
-        """Whether a row that was read has given up its key."""
+    def _gave_up(self, row: Row) -> bool:
+        """Whether a row holds its key no more."""
         return row.submit_id in self.dropped or row.state not in HOLDS_KEY
 
 
@@ -366,6 +368,8 @@ class RedisJournal(Batching[Change], Reporting):
         return page, text(written)
 
     async def _save(self, page: _Page, attempt: str, *, begins: bool) -> bool:
+        if not page.touched and not page.dropped:
+            return True
         change = page.change(begins=begins)
         generation, run, count, outcome = await self._link.call(
             self._commit, self._keys, [*self._head(), attempt, change]
