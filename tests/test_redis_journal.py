@@ -40,7 +40,9 @@ globals().update(
 
 
 def opening(server: Server, name: str, **options: Any) -> RedisJournal:
-    return RedisJournal(server.url, **{"name": name, "store_solutions": True, "timeout": 0.5, **options})
+    return RedisJournal(
+        server.url, **{"name": name, "store_solutions": True, "timeout": 0.5, "linger": 0.01, **options}
+    )
 
 
 @pytest.fixture
