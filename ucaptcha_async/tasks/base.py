@@ -313,8 +313,9 @@ class Widget(Task[S_co]):
 @functools.cache
 def _optional_fields(cls: Any) -> tuple[str, ...]:
     """The fields of a class that need not be set, and that not every service takes."""
+    shared = {field.name for field in attrs.fields(ProxyOptions)}
     own = (field for field in attrs.fields(cls) if field.init and field.default is None)
-    return tuple(field.name for field in own if field.name != "proxy" and not field.name.startswith("_"))
+    return tuple(field.name for field in own if field.name not in shared)
 
 
 def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
