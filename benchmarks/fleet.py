@@ -353,9 +353,7 @@ def measure(part: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {**result, **_compared(options, service, result)}
 
 
-def _compared(
-    options: dict[str, Any], service: dict[str, Any], shared: dict[str, Any]
-) -> dict[str, Any]:
+def _compared(options: dict[str, Any], service: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
     """The same with limits of each process's own: what a solve costs without sharing."""
     from ucaptcha_async.testing import running_service
 

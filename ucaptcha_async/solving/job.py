@@ -341,8 +341,7 @@ class Job(Generic[S]):
 
     def _tell_breaker(self, error: BaseException) -> None:
         breaker, exchange = self.session.breaker, self.exchange
-        answered = exchange is not None and exchange.status is not None
-        if not answered or not isinstance(error, UCaptchaError):
+        if exchange is None or exchange.status is None or not isinstance(error, UCaptchaError):
             breaker.stand_down()
         elif exchange.in_protocol:
             breaker.refused(error, certain=exchange.code in CODES)
