@@ -102,6 +102,10 @@ class MemoryWire:
             raise piece
         return piece
 
+    def says(self, data: bytes) -> None:
+        """The peer sends something that nobody asked for."""
+        self.left, self._pieces = Waiting.BYTES, [data]
+
     def waiting(self) -> Waiting:
         return self.left
 
