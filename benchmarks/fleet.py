@@ -29,6 +29,8 @@ from typing import Any
 
 import anyio
 
+from ucaptcha_async.testing.books import most_in_window
+
 ROOT = Path(__file__).parent.parent
 PRICE = "0.00145"
 TYPE = "TurnstileTaskProxyless"
@@ -282,8 +284,6 @@ def paid_twice(tasks: list[dict[str, Any]], lines: list[list[Any]]) -> dict[str,
 
 def share_used(times: list[float], limit: int, window: float, skip: float) -> tuple[int, float]:
     """The fullest window, and how much of the limit was used after the first seconds."""
-    from ucaptcha_async.testing.books import most_in_window
-
     times = sorted(times)
     begin, end = times[0] + skip, times[-1] - window / 10
     inside = sum(begin <= moment <= end for moment in times)
@@ -343,9 +343,9 @@ def measure(part: str, settings: dict[str, Any]) -> dict[str, Any]:
     result |= {"spent": books["spent"], "money": options["money"]}
     if part == "kill":
         return {**result, **paid_twice(tasks, result.pop("lines"))}
-    if part == "money":
-        return result
     times = [record["at"] for record in books["request_list"]]
+    if part == "money":
+        return {**result, "fullest_window": most_in_window(times, options["window"])}
     result["fullest_window"], result["used"] = share_used(times, options["limit"], options["window"], 2.0)
     result["limit"] = options["limit"]
     fair = sum(result["solved"]) / options["processes"]
