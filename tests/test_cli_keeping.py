@@ -64,6 +64,7 @@ def test_journal_shows_what_is_open_and_what_it_cost(run: Run, output: Path, mon
     assert "USD 0.00145" in shown.out
     assert "2 open" in shown.out
     assert all(word in shown.out for word in ("late", "lost", "accepted", "uncertain", "failed, refunded"))
+    assert max(map(len, shown.out.splitlines())) <= 80
     told = run("journal", output.with_name("results.jsonl.journal"), "--json").json
     assert {entry["key"]: entry["state"] for entry in told["open"]} == {"late": "accepted", "lost": "uncertain"}
     assert {total["state"]: total["cost"] for total in told["totals"]}["solved"] == "0.00145"

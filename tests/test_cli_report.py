@@ -163,6 +163,9 @@ def test_page_stands_alone_and_hides_tokens(tmp_path: Path) -> None:
     charts = json.loads(found[1])
     assert set(charts) == {"solve-times", "spread", "waiting", "throughput", "in-flight", "spend", "failures"}
     assert {path.stem for path in (tmp_path / "png").iterdir()} == set(charts)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "results.html", *(tmp_path / "png").iterdir())} == {
+        0o600
+    }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "png").iterdir())
     assert len(read_lines(results)) == 211
 

@@ -56,13 +56,16 @@ class Reservation:
     Attributes:
         type: The task's type.
         estimate: What is reserved, USD.
+        fate: How it ended, if it did.
+        cost: What it counts for since it ended, USD.
+        bucket: Where that counts in the sliding hour.
     """
 
     type: str
     estimate: Decimal
-    _fate: _Fate = attrs.field(default=_Fate.OPEN, repr=False)
-    _cost: Decimal = attrs.field(default=_ZERO, repr=False)
-    _bucket: _Bucket | None = attrs.field(default=None, repr=False)
+    fate: _Fate = attrs.field(default=_Fate.OPEN, repr=False)
+    cost: Decimal = attrs.field(default=_ZERO, repr=False)
+    bucket: _Bucket | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -294,7 +297,7 @@ class Budget:
 
     def _end(self, reservation: Reservation, fate: _Fate) -> bool:
         """End an open reservation, or correct a kept one."""
-        was = reservation._fate
+        was = reservation.fate
         if was is _Fate.OPEN:
             self._reserved = _EXACT.subtract(self._reserved, reservation.estimate)
             self._reservations -= 1
@@ -302,7 +305,7 @@ class Budget:
             self._unspend(reservation)
         else:
             return False
-        reservation._fate = fate
+        reservation.fate = fate
         self._call_next()
         return True
 
@@ -311,12 +314,12 @@ class Budget:
         # Charged somewhere between the reservation and now: the latest possible time keeps every window safe.
         if not self._hour or self._hour[-1].end <= self._now:
             self._hour.append(_Bucket(self._now + _BUCKET))
-        reservation._cost, reservation._bucket = cost, self._hour[-1]
+        reservation.cost, reservation.bucket = cost, self._hour[-1]
         self._count(reservation.type, cost, self._hour[-1])
 
     def _unspend(self, reservation: Reservation) -> None:
-        if reservation._bucket is not None:
-            self._count(reservation.type, _EXACT.minus(reservation._cost), reservation._bucket)
+        if reservation.bucket is not None:
+            self._count(reservation.type, _EXACT.minus(reservation.cost), reservation.bucket)
 
     def _count(self, task_type: str, cost: Decimal, bucket: _Bucket) -> None:
         self._spent = _EXACT.add(self._spent, cost)

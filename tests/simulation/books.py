@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Mapping
 
 from ucaptcha_async import TaskNotFoundError
 from ucaptcha_async.events import Solved, Uncertain
 from ucaptcha_async.journal import State
+from ucaptcha_async.testing import TaskRecord
 
 from .calls import Call, Heard
 from .network import Request
@@ -36,7 +39,9 @@ class Books:
         # What a duplicate on the way has bought, nobody can know of.
         self.twins = {request.twin for request in self.requests if request.twin is not None}
         self.accepted: dict[str, list[str]] = defaultdict(list)
+        self.owners: dict[str, TaskRecord] = {}
         for task in self.tasks.values():
+            self.owners[json.dumps(task.solution, sort_keys=True)] = task
             if task.id not in self.twins:
                 self.accepted[work_of(task.website_url)].append(task.id)
         self.buyers = {r.accepted: r.process for r in self.requests if r.accepted is not None}
@@ -50,16 +55,18 @@ class Books:
 
     def _solved_id(self, heard: Heard) -> str | None:
         """The task that was solved; an answer that came at once may have come without its id."""
-        if heard.event.task_id is not None or heard.work is None:
-            return heard.event.task_id
+        if heard.event.task_id is not None:
+            return str(heard.event.task_id)
+        if heard.work is None:
+            return None
         bought = [r.accepted for r in self.submits[heard.work] if r.process == heard.process and r.answered]
         return bought[-1] if bought else None
 
     def _known(self) -> set[str]:
         """The tasks that somebody who can act on it was told of."""
-        known = {entry.task_id for entry in self.world.entries if entry.task_id is not None}
+        known = {str(entry.task_id) for entry in self.world.entries if entry.task_id is not None}
         for process in self.world.processes:
-            known.update(process.abandoned)
+            known.update(map(str, process.abandoned))
         for call in self.world.calls:
             known |= call.ids
         return known | {task_id for _, _, task_id in self.solved if task_id is not None}
@@ -71,12 +78,18 @@ class Books:
             return sum(each.work == work for each in heard)
         open_or_given_up = (State.UNCERTAIN, State.INTENT, State.FORGOTTEN)
         rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
+        named = [h for h in self.world.heard if isinstance(h.event, Uncertain) and h.event.task_id is not None]
+        told = sum(heard.work == work for heard in named)
+        return told + sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
 
     def nameless(self, work: str) -> int:
         """How many tasks of a work the journal knows to be solved without knowing their ids."""
         rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
         return sum(entry.state is State.SOLVED and entry.task_id is None for entry in rows)
+
+    def owner(self, solution: Mapping[str, object]) -> TaskRecord | None:
+        """The task that the service gave this solution for. No two have the same."""
+        return self.owners.get(json.dumps(dict(solution), sort_keys=True))
 
     def unrefunded(self, work: str) -> list[str]:
         """The tasks of a work that were paid for and not refunded."""

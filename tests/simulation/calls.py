@@ -35,6 +35,7 @@ class Call:
         steps: What has happened on its way so far, in number.
         cancelled_at: When the user gave up.
         scope: Ends the call when the user gives up.
+        patient: Whether the user waits to the end, though others of the same work did not.
     """
 
     work: Work
@@ -48,6 +49,7 @@ class Call:
     steps: int = 0
     cancelled_at: float | None = None
     scope: anyio.CancelScope | None = None
+    patient: bool = False
 
     def cancel(self) -> None:
         """The user gives up."""
@@ -61,9 +63,9 @@ class Call:
             self.ending, self.solution = "solved", result
         else:
             self.ending, self.error = "error", result
-            self.ids |= {attempt.task_id for attempt in result.attempts if attempt.task_id is not None}
+            self.ids |= {str(attempt.task_id) for attempt in result.attempts if attempt.task_id is not None}
         if result.task_id is not None:
-            self.ids.add(result.task_id)
+            self.ids.add(str(result.task_id))
 
 
 @attrs.frozen

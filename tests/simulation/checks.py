@@ -24,6 +24,7 @@ from ucaptcha_async import (
     SolveTimeoutError,
     SubmitUncertainError,
     TaskNotFoundError,
+    UCaptchaError,
     UnsolvableError,
 )
 from ucaptcha_async.events import Cancelled, Uncertain
@@ -80,9 +81,8 @@ def nothing_twice(books: Books) -> Complaints:
         calls = books.calls[work]
         keyed = calls[0].work.keyed
         allowed = 1 if keyed else len(calls)
-        allowed += books.gone(work)
         if books.plan.on_uncertain == "resubmit":
-            allowed += books.uncertain(work)
+            allowed += books.uncertain(work) + books.gone(work)
         paid = books.unrefunded(work)
         if len(paid) > allowed:
             yield f"{work}: {len(paid)} tasks were paid for and not refunded, {allowed} allowed: {paid}"
@@ -105,12 +105,11 @@ def nothing_sent_again(books: Books) -> Complaints:
 
 def _may_follow(books: Books, last: Request) -> bool:
     if last.accepted is not None:
-        task = books.tasks[last.accepted]
-        return last.answered and (task.refunded or books.gone(work_of(task.website_url)) > 0)
+        return last.answered and books.tasks[last.accepted].refunded
     refused = last.status == 429 or last.code in REFUSED_FOR_NOW
-    # Another user of the same work may try what was refused to the first.
+    # Another user of the same work may try what was refused to the first. Only the service's own words refuse.
     users = len(books.calls[last.work or ""])
-    final = users > 1 and (last.fate == "unsolicited_408" or (last.status or 500) < 500)
+    final = users > 1 and (last.fate == "unsolicited_408" or (last.code is not None and (last.status or 500) < 500))
     return (last.answered or last.fate == "unsolicited_408") and (refused or final)
 
 
@@ -120,35 +119,64 @@ def no_false_alarms(books: Books) -> Complaints:
         return  # whether a request still waits in somebody else's pool, nobody says
     for work, calls in books.calls.items():
         heard = sum(isinstance(h.event, Uncertain) and h.work == work for h in books.world.heard)
-        refused = sum(r.answered and (r.status == 429 or r.code in REFUSED_FOR_NOW) for r in books.submits[work])
-        unclear = len(books.submits[work]) - refused + books.world.network.refused_writes[work]
+        clear = sum(_is_clear(r) for r in books.submits[work])
+        unclear = len(books.submits[work]) - clear + books.world.network.refused_writes[work]
         if heard > unclear and calls:
             yield f"{work}: {heard} submits are called uncertain, and {unclear} were"
+
+
+def _is_clear(request: Request) -> bool:
+    """Whether the answer to a submit was read, and says what became of it."""
+    call = request.call
+    given_up = isinstance(call, Call) and call.ending not in ("solved", "error")
+    accepted = request.named and request.code is None and not given_up
+    return request.answered and (request.status == 429 or request.code in REFUSED_FOR_NOW or accepted)
 
 
 def money_agrees(books: Books) -> Complaints:
     """What the clients say they spent is what the service charged for the tasks that they solved, each once."""
     doubtful = {task_id for task_id in books.tasks if _doubtful(books, task_id)}
+    high = Decimal(0)
     for process in books.world.processes:
         told = {task_id for number, _, task_id in books.solved if number == process.number}
-        most = _cost(books, told | doubtful)
+        most = _cost(books, told | doubtful) + _counted_at_death(books, process)
+        high += most
         if process.spent > most:
             yield f"process {process.number} says it spent {process.spent}; the books say at most {most}"
     told = {task_id for _, _, task_id in books.solved}
-    low, high = _cost(books, told - doubtful), _cost(books, told | doubtful)
+    low = _cost(books, told - doubtful)
+    # Without its file, the journal cannot tell one process what another has counted.
+    if books.plan.journal_vanishes_at is None:
+        dead = sum((_counted_at_death(books, process) for process in books.world.processes), Decimal(0))
+        # A solution is counted before it is written down: who dies in between has counted what the next one counts.
+        dead += _cost(books, (task_id for task_id in doubtful if _at_death(books, task_id)))
+        high = _cost(books, told | doubtful) + dead
     spent = sum((process.spent for process in books.world.processes), Decimal(0))
     if not low <= spent <= high:
         yield f"all processes say they spent {spent}; the books say {low} to {high}"
 
 
+def _counted_at_death(books: Books, process: Process) -> Decimal:
+    """What a process may have counted once too often as it died: each user's solution, before the journal's word."""
+    at = [i for n, at, i in books.solved if n == process.number and at == process.died_at and i is not None]
+    return sum((_cost(books, [task_id]) for task_id in at), Decimal(0))
+
+
 def _doubtful(books: Books, task_id: str) -> bool:
     """Whether a task was solved just as its user gave up or its process died: then it may not be counted."""
-    delivered = books.tasks[task_id].first_delivered_at
-    if delivered is None:
+    if books.tasks[task_id].first_delivered_at is None:
         return False
+    never = all(solved != task_id for _, _, solved in books.solved)
+    return _at_death(books, task_id) or (
+        never and any(task_id in process.abandoned for process in books.world.processes)
+    )
+
+
+def _at_death(books: Books, task_id: str) -> bool:
+    """Whether a process died between the delivery of a solution and the news of it."""
+    delivered = books.tasks[task_id].first_delivered_at
     first = min((at for _, at, solved in books.solved if solved == task_id), default=math.inf)
-    died = any(delivered <= death <= first + EPSILON for death in books.deaths)
-    return died or (first == math.inf and any(task_id in process.abandoned for process in books.world.processes))
+    return delivered is not None and any(delivered <= death <= first + EPSILON for death in books.deaths)
 
 
 def money_is_explained(books: Books) -> Complaints:
@@ -174,9 +202,14 @@ def solved_is_solved(books: Books) -> Complaints:
     """What a user holds as solved is a task of his work that the service solved, at its price."""
     for call in books.world.calls:
         solution = call.solution
-        if solution is None or solution.task_id is None:
+        if solution is None:
             continue
-        task = books.tasks.get(solution.task_id)
+        owner = books.owner(solution.raw)
+        if owner is None or work_of(owner.website_url) != call.work.name:
+            yield f"{call.work.name}: holds an answer for another task, {owner and owner.id}"
+        if solution.task_id is None:
+            continue
+        task = books.tasks.get(str(solution.task_id))
         if task is None or work_of(task.website_url) != call.work.name:
             yield f"{call.work.name}: got the solution of another task, {solution.task_id}"
         elif task.error_code is not None:
@@ -193,12 +226,12 @@ def claims_hold(books: Books) -> Complaints:
         error = call.error
         if error is None or call.ended is None:
             continue
-        mine = [r.accepted for r in books.submits[call.work.name] if r.accepted is not None and _of(r, call)]
-        paid = [i for i in mine if not books.tasks[i].refunded]
-        # Of several users of one work only one has bought it.
-        if error.charged is False and paid and call.work.calls == 1:
+        mine = [r.accepted for r in books.submits[call.work.name] if r.accepted is not None and r.call is call]
+        mine += [str(error.task_id)] if error.task_id is not None else []
+        paid = [i for i in mine if i in books.tasks and not books.tasks[i].refunded]
+        if error.charged is False and paid:
             yield f"{call.work.name}: {error!r} says 'not charged', but {paid} is paid for"
-        if error.charged is True and error.task_id not in books.tasks:
+        if error.charged is True and str(error.task_id) not in books.tasks:
             yield f"{call.work.name}: {error!r} says 'charged', but the service has no such task"
 
 
@@ -238,8 +271,9 @@ def polls_are_spaced(books: Books) -> Complaints:
         for request in requests:
             if request.path != "/getTaskResult" or request.task_id is None:
                 continue
-            last = latest.get(request.task_id)
-            latest[request.task_id] = request
+            asked = repr(request.task_id)  # 12 and "12" are two tasks for the service
+            last = latest.get(asked)
+            latest[asked] = request
             if last is not None and request.at - last.at < books.plan.polling.interval - EPSILON:
                 gap = f"{request.at - last.at:.3f} s (requests {last.number}, {request.number})"
                 yield f"process {number} asked for {request.task_id} after {gap}"
@@ -282,27 +316,36 @@ def giving_up_is_quick(books: Books) -> Complaints:
         took = call.ended - call.cancelled_at
         if took > most and call.work.how != "many":
             yield f"{call.work.name}: went on for {took:.3f} s after the user had given up"
-        late = [r.number for r in submits if r.at > call.cancelled_at + EPSILON]
-        if late and call.work.how != "many" and call.work.calls == 1:
+        late = [r.number for r in submits if r.call is call and r.at > call.cancelled_at + EPSILON]
+        if late and call.work.how != "many":
             yield f"{call.work.name}: sent {late} after the user had given up"
 
 
 def faults_end_no_wait(books: Books) -> Complaints:
     """A paid task is waited for through whatever faults, until the deadline, and errors say what is the matter."""
-    fatal = (UnsolvableError, SolveTimeoutError, TaskNotFoundError, AccountError)
-    early = (SubmitUncertainError, NoProviderError, ServiceError, BudgetExceededError, InvalidTaskError)
+    ends = (UnsolvableError, SolveTimeoutError, TaskNotFoundError, SubmitUncertainError)
+    early = (*ends, AccountError, NoProviderError, ServiceError, BudgetExceededError, InvalidTaskError)
     for call in books.world.calls:
         error = call.error
         if isinstance(error, JournalError) and "keeps neither" in str(error):
             continue  # an answer that came at once and without an id, which the journal was not to store
-        redirected = isinstance(error, ProtocolError) and "redirects" in str(error) and error.task_id is None
-        if isinstance(error, APIConnectionError | ProtocolError | RateLimitedError | JournalError) and not redirected:
+        if isinstance(error, JournalError) and books.plan.journal_vanishes_at is not None:
+            sent = [r.number for r in books.submits[call.work.name] if r.call is call]
+            if sent and call.work.attempts == 1 and books.plan.on_uncertain == "raise":
+                yield f"{call.work.name}: {sent} left though the journal could not be written: {error!r}"
+        elif isinstance(error, APIConnectionError | ProtocolError | RateLimitedError | JournalError):
             yield f"{call.work.name}: ended with {error!r}"
-        elif error is not None and error.task_id is not None and not isinstance(error, fatal):
-            if not (isinstance(error, ServiceError) and error.error_code is not None):
-                yield f"{call.work.name}: the wait for {error.task_id} ended with {error!r}"
-        elif error is not None and not redirected and not isinstance(error, fatal + early):
+        elif (
+            isinstance(error, TaskNotFoundError) and books.plan.retention is None and str(error.task_id) in books.tasks
+        ):
+            yield f"{call.work.name}: {error!r}, but the service knows it"
+        elif error is not None and not isinstance(error, ends if _waited(books, error) else early):
             yield f"{call.work.name}: ended with {error!r}"
+
+
+def _waited(books: Books, error: UCaptchaError) -> bool:
+    """Whether an error ended the wait for a task that the service had."""
+    return str(error.task_id) in books.tasks
 
 
 def fresh_work_is_done(books: Books) -> Complaints:
@@ -313,11 +356,17 @@ def fresh_work_is_done(books: Books) -> Complaints:
             gone = isinstance(call.error, TaskNotFoundError) and books.plan.retention is not None
             # The pool of an injected client does not say how old a connection is.
             stale = isinstance(call.error, SubmitUncertainError) and books.plan.injected
-            poor = isinstance(call.error, BudgetExceededError)
+            poor = isinstance(call.error, BudgetExceededError) or _refused_late(books, call)
             if call.ending != "solved" and not failed and not gone and not poor and not stale:
                 yield f"{work.name}: {call.ending} {call.error!r}"
         if not books.calls[work.name]:
             yield f"{work.name}: was never begun"
+
+
+def _refused_late(books: Books, call: Call) -> bool:
+    """Whether the account was refused by an answer that was still on its way when the bill was paid."""
+    late = (r for r in books.by_process[call.process] if (r.heard_at or 0.0) >= books.world.calm_at)
+    return isinstance(call.error, AccountError) and any(r.status in (401, 402, 403) for r in late)
 
 
 def what_was_left_is_taken_up(books: Books) -> Complaints:
@@ -359,8 +408,8 @@ def _held(process: Process) -> Iterator[str]:
     }
     if process.world.limiter is None or process is process.world.processes[-1]:
         counters |= {"limiter waiting": now.rate_limit.waiting, "limiter in transit": now.rate_limit.in_transit}
-    if now.lanes is not None:
-        counters |= {"lanes busy": now.lanes.busy, "lanes waiting": now.lanes.waiting}
+    if now.connections is not None:
+        counters |= {"connections busy": now.connections.busy, "connections waiting": now.connections.waiting}
     if process.budget is not None:
         counters["reserved"] = int(process.budget.reserved * 1_000_000)
     yield from (f"{name} {count}" for name, count in counters.items() if count)

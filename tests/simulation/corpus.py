@@ -14,17 +14,19 @@ from .plan import STEPS
 from .world import World, run_world
 
 SOMETIMES = (
-    *(f"world_{kind}" for kind in ("httpx", "httpx2", "httpx2_injected", "shares_limiter")),
+    *(f"world_{kind}" for kind in ("httpx", "httpx2", "fast", "httpx2_injected", "shares_limiter")),
     # the network
     *CONNECT_FATES,
     *REQUEST_FATES,
+    *(f"extra_{when}_arrived" for when in ("later", "idle", "crossing")),
     "closed_idle",
     "restart",
     "restart_while_busy",
     "refused_while_down",
     # the service
     *(f"service_{name}" for name in ("Reply", "Reply.processed", "Html", "Html.processed", "Json", "Json.processed")),
-    *(f"service_{name}" for name in ("Amend", "Truncated", "Huge", "Delay", "RateLimit", "Error")),
+    *(f"service_{name}" for name in ("Amend", "Truncated", "Huge", "Delay", "RateLimit", "Error", "Error.processed")),
+    *(f"service_{name}" for name in ("Reword", "Encoded")),
     *(f"service_Drop.{when}" for when in ("before", "during", "after")),
     # the processes
     *(f"crashed_{when}_{step}" for when in ("before", "after") for step in STEPS),
@@ -45,6 +47,8 @@ SOMETIMES = (
     *(f"ended_error_{kind}Error" for kind in ("Authentication", "Service", "TaskNotFound")),
     *(f"event_{kind}" for kind in ("Uncertain", "Throttled", "Retried", "Polled", "Cancelled", "Failed")),
     *(f"taken_up_{what}" for what in ("solved", "UnsolvableError")),
+    "asked_again",
+    "journal_vanished",
     "waited_again",
     "stream_left",
     "stream_stopped",

@@ -1,4 +1,4 @@
-"""A journal between whose steps a process may die."""
+"""A journal between whose steps a process may die, and whose file may vanish for a while."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import anyio
 
+from ucaptcha_async import JournalError
 from ucaptcha_async.journal import Claim, Entry, Intent, MemoryJournal, State
 
 
@@ -19,17 +20,25 @@ class Writer(Protocol):
         """A step of the journal is about to be, or has been, written. The process may die of it."""
         ...
 
+    def journal_is_gone(self) -> bool:
+        """Whether the journal's file has vanished."""
+        ...
+
     def began(self, claim: Claim) -> None:
         """A row was given to the call that runs now."""
         ...
 
 
 class Diary:
-    """A journal in memory for one process. What a dead process writes is not written."""
+    """A journal in memory for one process. What a dead process writes is not written.
+
+    While the file is away, nothing can be written either: a claim is refused, and a report fails and is written later.
+    """
 
     def __init__(self, journal: MemoryJournal, writer: Writer) -> None:
         self.journal = journal
         self._writer = writer
+        self._kept: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
     async def open(self) -> None:
         """Get ready."""
@@ -38,7 +47,14 @@ class Diary:
     async def aclose(self) -> None:
         """Let go."""
         if not self._writer.dead:
+            await self._catch_up()
             await self.journal.aclose()
+
+    async def _catch_up(self) -> None:
+        """Write what could not be written before."""
+        kept, self._kept = self._kept, []
+        for name, arguments, details in kept:
+            await getattr(self.journal, name)(*arguments, **details)
 
     async def _step(self, name: str, *arguments: Any, **details: Any) -> Any:
         if not self._writer.dead:
@@ -47,6 +63,12 @@ class Diary:
             if name in ("begin", "take_up"):
                 await anyio.sleep_forever()
             return None
+        if self._writer.journal_is_gone():
+            if name not in ("begin", "take_up"):
+                self._kept.append((name, arguments, details))
+            self._writer.writes(f"{name}_in_vain", done=True)
+            raise JournalError("the journal's file has vanished")
+        await self._catch_up()
         result = await getattr(self.journal, name)(*arguments, **details)
         if name == "begin":
             self._writer.began(result)
@@ -68,6 +90,10 @@ class Diary:
     async def uncertain(self, submit_id: str) -> None:
         """Record that no answer was read."""
         await self._step("uncertain", submit_id)
+
+    async def lost(self, submit_id: str) -> None:
+        """Record that the service does not know the task any more."""
+        await self._step("lost", submit_id)
 
     async def refused(self, submit_id: str, error_code: str | None = None) -> None:
         """Record that the service did not take it."""

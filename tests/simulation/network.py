@@ -1,9 +1,11 @@
-"""The network of a world: bytes under way between httpcore and the local service, and what happens to them."""
+"""The network of a world: bytes under way between clients and the local service, and what happens to them."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from random import Random
@@ -11,6 +13,7 @@ from typing import Protocol
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import attrs
 import h11
 
@@ -38,6 +41,10 @@ REQUEST_FATES = (
     "hints",  # an interim answer before the real one
     "closing_answer",  # `Connection: close`
     "duplicate",  # something on the way sends the request twice, and gives the second answer
+    "extra_answer",  # the answer comes twice, in one packet
+    "extra_later",  # the answer comes again a little later, unless the next request is on its way
+    "extra_idle",  # the answer comes again when the connection has been idle for a while
+    "extra_crossing",  # the answer comes again in front of the answer to the next request, a poll
 )
 
 
@@ -49,6 +56,10 @@ class Owner(Protocol):
 
     def step(self, name: str) -> str | None:
         """Something happens in a call of the process; returns the work that the call is about."""
+        ...
+
+    def call(self) -> object:
+        """The call that runs now."""
         ...
 
     def paused_until(self) -> float | None:
@@ -64,16 +75,18 @@ class Request:
         number: Its place in the order of departure.
         process: The process that sent it.
         work: The work that it was sent for, if the sender said so.
+        call: The call that it was sent in.
         at: When its first byte left.
         fate: What the network did to it; empty for nothing.
         paused_until: When the limiter's pause ended, as it was known at departure.
         path: For example `/createTask`.
-        task_id: The task that it asks for.
+        task_id: The task that it asks for, as it stands in JSON.
         arrived_at: When the service had all of it.
         accepted: The task that was made for it.
         twin: The task that was made for its duplicate, which no client can know of.
         status: The HTTP status of the answer.
         code: The error code of the answer.
+        named: Whether the answer names a task.
         answered: Whether the whole answer was read by the client.
         heard_at: When.
     """
@@ -81,16 +94,18 @@ class Request:
     number: int
     process: int
     work: str | None
+    call: object
     at: float
     fate: str
     paused_until: float | None
     path: str = ""
-    task_id: str | None = None
+    task_id: object = None
     arrived_at: float | None = None
     accepted: str | None = None
     twin: str | None = None
     status: int | None = None
     code: str | None = None
+    named: bool = False
     answered: bool = False
     heard_at: float | None = None
     answer_ends: float = math.inf
@@ -123,6 +138,7 @@ class Connection:
     gone: anyio.Event = attrs.field(factory=anyio.Event)
     requests: list[Request] = attrs.field(factory=list)
     closed: bool = False
+    stale: bytes = b""  # an answer that will come again before the next one
 
     def reset(self) -> None:
         """Break it off, for both ends."""
@@ -223,6 +239,7 @@ class Network:
             number=len(self.requests),
             process=owner.number,
             work=owner.step("departs"),
+            call=owner.call(),
             at=anyio.current_time(),
             fate=self.draw(REQUEST_FATES),
             paused_until=owner.paused_until(),
@@ -230,6 +247,30 @@ class Network:
         self.requests.append(request)
         self.trace("departs", request.number, request.process, request.work, request.fate)
         return request
+
+    async def connect(self, owner: Owner) -> Connection:
+        """Open a connection to the service, or fail with an `OSError`."""
+        if owner.dead:
+            await anyio.sleep_forever()
+        owner.step("connects")
+        fate = self.draw(CONNECT_FATES)
+        if fate == "no_name":
+            await anyio.lowlevel.checkpoint()
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        await anyio.sleep(self.latency() + self.latency())
+        if fate == "slow_connect":
+            await anyio.sleep(self.rng.uniform(1, 20))
+        if fate == "unreachable":
+            await anyio.sleep_forever()
+        if fate == "refused" or self.down:
+            self.fired["refused_while_down"] += self.down
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+        if owner.dead:
+            await anyio.sleep_forever()
+        connection = self.open(owner)
+        if fate == "reset_on_accept":
+            connection.reset()
+        return connection
 
     def open(self, owner: Owner) -> Connection:
         """A connection is made."""

@@ -29,12 +29,12 @@ class Pipe:
     _cut: Callable[[], None] | None = None
     _news: anyio.Event = attrs.field(factory=anyio.Event)
 
-    def send(self, data: bytes, delay: float = 0.0) -> None:
-        """Put bytes on their way."""
+    def send(self, data: bytes, delay: float = 0.0, *, at_once: bool = False) -> None:
+        """Put bytes on their way; `at_once` lets them arrive right behind what is under way."""
         passing = data if self._room >= len(data) else data[: int(self._room)]
         self._room -= len(passing)
         if passing:
-            self._add(passing, delay)
+            self._add(passing, delay, at_once=at_once)
         if len(passing) < len(data) and self._cut is not None:
             cut, self._cut = self._cut, None
             cut()
@@ -69,6 +69,12 @@ class Pipe:
         """Whether a read would return at once."""
         return self.broken() or self._arrived()
 
+    def waiting(self) -> str:
+        """What a read would find: `NOTHING`, the `BYTES` that have arrived, or the end (`CLOSED`)."""
+        if self._arrived():
+            return "BYTES" if self._under_way[0][1] else "CLOSED"
+        return "CLOSED" if self.broken() else "NOTHING"
+
     async def receive(self, most: int) -> bytes:
         """What has arrived; empty at the end. Raises `ConnectionResetError`."""
         while True:
@@ -93,10 +99,11 @@ class Pipe:
         self.read += len(data[:most])
         return data[:most]
 
-    def _add(self, data: bytes, delay: float) -> None:
+    def _add(self, data: bytes, delay: float, *, at_once: bool = False) -> None:
         if self._ended:
             return
-        self._last = max(self._last, anyio.current_time() + self.latency() + delay)
+        takes = 0.0 if at_once else self.latency() + delay
+        self._last = max(self._last, anyio.current_time() + takes)
         self._under_way.append((self._last, data))
         self.sent += len(data)
         self._tell()

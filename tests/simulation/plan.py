@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from ucaptcha_async import Polling
-from ucaptcha_async.testing import Amend, Delay, Drop, Error, Fault, Html, Huge, Json, RateLimit, Reply, Truncated
+from ucaptcha_async.testing import (
+    DIALECTS,
+    Amend,
+    Delay,
+    Dialect,
+    Drop,
+    Encoded,
+    Error,
+    Fault,
+    Html,
+    Huge,
+    Json,
+    RateLimit,
+    Reply,
+    Reword,
+    Truncated,
+)
 
 from .network import CONNECT_FATES, REQUEST_FATES
 
@@ -39,6 +55,8 @@ class Work:
         patience: Seconds that `Job.wait` is given at a time.
         cancel_after: Seconds after which the user gives up; None for never.
         cancel_step: Or the number of the step, of all that happens on the way, at which the user gives up.
+        retries: How often a user who has given up asks again at once, for the same work by its name; the last time
+            with patience.
         program: Which of the programs it belongs to; keyed work of program 0 is asked for by both.
     """
 
@@ -53,6 +71,7 @@ class Work:
     patience: float = 30.0
     cancel_after: float | None = None
     cancel_step: int | None = None
+    retries: int = 0
     program: int = 0
 
 
@@ -81,13 +100,14 @@ class Plan:
 
     Attributes:
         seed: What it was drawn from.
-        library: The twin that carries the requests.
-        injected: Whether they go through the stock pool of an injected client instead of the client's own lanes.
+        library: What carries the requests: one of the twins over the client's own connections, or these alone.
+        injected: Whether they go through the stock pool of an injected client instead.
         shares_limiter: Whether the programs are one process with two clients and one limiter.
         works: What is to be solved.
         lives: How the processes of each program end, one after the other; the last runs out of work.
         journal: Whether the programs share a journal.
         stores_solutions: Whether it keeps solutions.
+        journal_vanishes_at: When its file is taken away until the calm, in seconds after the world began.
         calm_at: When the faults stop, in seconds after the world began.
         connections: The client's `max_connections`.
         request_timeout: The client's.
@@ -103,6 +123,8 @@ class Plan:
         service_limit: Requests per window before the service refuses.
         solve_median: Seconds.
         failure_rate: The share of tasks that the service cannot solve.
+        failure_code: The code that it gives for them.
+        dialect: How the service writes ids and ends.
         retention: Seconds for which the service remembers finished tasks; None for ever.
         lightning: Solved tokens that the service has in stock.
         balance: USD on the account until the calm.
@@ -115,13 +137,14 @@ class Plan:
     """
 
     seed: int
-    library: Literal["httpx", "httpx2"]
+    library: Literal["httpx", "httpx2", "fast"]
     injected: bool
     shares_limiter: bool
     works: tuple[Work, ...]
     lives: tuple[tuple[Life, ...], ...]
     journal: bool
     stores_solutions: bool
+    journal_vanishes_at: float | None
     calm_at: float
     connections: int
     request_timeout: float
@@ -137,6 +160,8 @@ class Plan:
     service_limit: int
     solve_median: float
     failure_rate: float
+    failure_code: str
+    dialect: Dialect
     retention: float | None
     lightning: int
     balance: Decimal
@@ -156,12 +181,13 @@ class Plan:
         """
         tasks = 3 + sum(work.calls * work.attempts for work in self.works)
         turns = -(-tasks // self.in_flight)
+        spacing = self.polling.max_spacing or 4 * self.polling.interval
         slowest = 8 * self.solve_median + 4 * self.polling.interval + 4 * self.request_timeout
         requests = tasks * (4 + slowest / self.polling.interval)
         return (
             300
             + self.request_timeout
-            + 2 * self.polling.max_spacing
+            + 2 * spacing
             + turns * slowest
             + (3 * self.window * requests / min(self.limit, self.service_limit))
         )
@@ -204,6 +230,35 @@ FAULTS: tuple[Fault, ...] = (
     Error("SOMETHING_NEW", status=500),
 )
 
+ENVELOPES: tuple[Fault, ...] = (
+    # a refusal that names a task, whose fate is open, and some that name none
+    Error("ERROR_NEW_WORD", names_task=True),
+    Error("ERROR_NEW_WORD", names_task=True, status=200),
+    *(Error("ERROR_NEW_WORD", fields={"taskId": nothing}) for nothing in (0, "0", "", False, None)),
+    *(Amend({"errorId": loose}) for loose in ("0", "", None, False, "SUCCESS")),
+    Reword({"ready": "READY", "processing": "Processing", "idle": "IDLE"}),
+    Reword({"ready": "completed"}),
+    Reword({"ready": "Success"}),
+    Encoded("utf-8-sig"),
+    Encoded("utf-16"),
+    Encoded("broken"),
+    Amend({"taskId": "00000000-0000-4000-8000-000000000000"}, only=("getTaskResult",)),
+)
+"""Answers of the service itself that are not as documented."""
+
+PAGES: tuple[Fault, ...] = (
+    *(Html(status) for status in (200, 302, 403, 404)),
+    *(Html(status, processed=True) for status in (302, 401, 403, 404)),
+    Json({"message": "Unauthorized"}, status=401),
+    Json({"message": "Unauthorized"}, status=401, processed=True),
+    Json({"detail": "Not Found"}, status=404),
+    Json({"detail": "Not Found"}, status=404, processed=True),
+    Json({"error": "payment required"}, status=402),
+    Json({"detail": [{"msg": "field required"}]}, status=422, processed=True),
+    Reply(status=400, body=b"bad request", processed=True),
+)
+"""Answers of something in front of the service, which may or may not have reached it."""
+
 ACCOUNT_FAULTS: tuple[Fault, ...] = (
     Error("ERROR_ZERO_BALANCE"),
     Error("ERROR_KEY_DOES_NOT_EXIST"),
@@ -240,16 +295,19 @@ class _Draw:
         limit, window = rng.choice(((10_000, 10.0), (10_000, 10.0), (200, 10.0), (20, 10.0), (5, 2.0), (30, 5.0)))
         shares = programs == 2 and self.chance(0.4)
         injected = self.chance(0.12)
+        vanishes = self.spread(1, calm_at) if journal and self.chance(0.12) else None
+        dialect = self.dialect()
         return Plan(
             seed=self.seed,
             # The pool of httpx itself loses connections under cancellation; that of httpx2 does not.
-            library="httpx2" if injected else rng.choice(("httpx", "httpx2")),
+            library="httpx2" if injected else rng.choice(("httpx", "httpx2", "fast")),
             injected=injected,
             shares_limiter=shares,
             works=self.works(calm_at, slowest=12 * delays[1], journal=journal, programs=programs),
-            lives=tuple(self.lives(crashes=journal and not shares) for _ in range(programs)),
+            lives=tuple(self.lives(crashes=journal and not shares and vanishes is None) for _ in range(programs)),
             journal=journal,
             stores_solutions=self.chance(0.5),
+            journal_vanishes_at=vanishes,
             calm_at=calm_at,
             connections=rng.choice((1, 1, 2, 3, 4, 6, 8, 64)),
             request_timeout=max(rng.choice((2.0, 5.0, 10.0, 30.0)), 4 * delays[1]),
@@ -265,13 +323,15 @@ class _Draw:
             service_limit=limit if self.chance(0.7) else max(3, limit // rng.choice((2, 4))),
             solve_median=median,
             failure_rate=rng.choice((0.0, 0.0, 0.1, 0.5)),
+            failure_code="ERROR_CAPTCHA_SOLVE_FAILED" if dialect.names_failed else "ERROR_CAPTCHA_UNSOLVABLE",
+            dialect=dialect,
             retention=self.spread(10, 200) if self.chance(0.3) else None,
             lightning=rng.choice((0, 0, 0, 3)),
             balance=Decimal("0.03") if self.chance(0.1) else Decimal(100),
             skew=rng.choice((0.0, 0.0, 0.7, -3.0, 900.0, -86_400.0)),
             faults=self.faults(),
             delays=delays,
-            rates=self.rates(),
+            rates=self.rates(injected=injected, named="taskId" in dialect.extras),
             # A connection that was used half a second ago is fit for a submit, unless the network is slower than that.
             idle_timeout=max(rng.choice((1.0, 2.0, 5.0, 15.0, 60.0, 600.0)), 0.6 + 4 * delays[1]),
             restarts=self.restarts(calm_at),
@@ -297,18 +357,35 @@ class _Draw:
         scale = min(1.0, most / sum(rates)) if rates else 1.0
         return [(name, rate * scale) for name, rate in zip(chosen, rates, strict=True)]
 
-    def rates(self) -> dict[str, float]:
+    def dialect(self) -> Dialect:
+        """How ids are written, how failed solves are told of, and whether answers name their tasks."""
+        forms: tuple[dict[str, Any], ...] = (
+            {"id_digits": 6},
+            {"id_digits": 19, "integer_ids": True},
+            {"unsolvable_is_error": True, "names_failed": True},
+        )
+        form = self.rng.choice((*forms, {}, {}, {}, {}))
+        extras = ("taskId",) if self.chance(0.4) else ()
+        return attrs.evolve(DIALECTS["ucaptcha"], extras=extras, **form)
+
+    def rates(self, *, injected: bool, named: bool) -> dict[str, float]:
         if self.chance(0.2):
             return {}
         both = self.subset(CONNECT_FATES, 0.4) + self.subset(REQUEST_FATES, 0.5)
-        return {str(name): rate for name, rate in both}
+        # Nobody can tell another request's answer from the own one in somebody else's pool, or without a name in it.
+        unfair = ("extra_",) if injected else ("extra_crossing",) if not named else ()
+        return {str(name): rate for name, rate in both if not str(name).startswith(unfair)}
 
     def faults(self) -> tuple[tuple[Fault, float], ...]:
         if self.chance(0.25):
             return ()
-        chosen = self.subset(FAULTS, 0.5)
-        if self.chance(0.1):
-            chosen += self.subset(ACCOUNT_FAULTS, 0.05)
+        chosen = self.subset(FAULTS, 0.4)
+        if self.chance(0.3):
+            chosen += self.subset(ENVELOPES, 0.25)
+        if self.chance(0.3):
+            chosen += self.subset(PAGES, 0.2)
+        if self.chance(0.15):
+            chosen += self.subset(ACCOUNT_FAULTS, 0.1)
         return tuple((fault, rate) for fault, rate in chosen if isinstance(fault, Fault))
 
     def restarts(self, calm_at: float) -> tuple[tuple[float, float], ...]:
@@ -330,7 +407,7 @@ class _Draw:
         if kind == 1:
             return Life(stop_at=self.spread(0.2, 120))
         # Only who recovers takes anything up; rare steps are chosen more often.
-        step = self.rng.choices(STEPS, weights=(3, 5, 4, 3, 5, 5, 3, 0 if first else 6))[0]
+        step = self.rng.choices(STEPS, weights=(3, 5, 4, 3, 8, 5, 3, 0 if first else 6))[0]
         often = step in ("begin", "accepted", "finished")
         return Life(crash_step=step, crash_count=int(self.spread(1, 8)) if often else 1, crash_after=self.chance(0.5))
 
@@ -373,6 +450,7 @@ class _Draw:
         program: int,
     ) -> Work:
         by_step = self.chance(0.6)
+        hasty = keyed and cancelled and how != "many" and self.chance(0.5)
         return Work(
             name=name,
             kind=self.rng.choice(KINDS[: self.rng.choice((1, 3, 4))]),
@@ -385,5 +463,6 @@ class _Draw:
             patience=patience,
             cancel_after=self.spread(0.01, 100) if cancelled and not by_step else None,
             cancel_step=int(self.spread(1, 30)) if cancelled and by_step else None,
+            retries=self.rng.choice((1, 3, 6)) if hasty else 0,
             program=program,
         )

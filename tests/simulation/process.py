@@ -26,12 +26,11 @@ from ucaptcha_async import (
 )
 from ucaptcha_async.events import Event
 from ucaptcha_async.journal import Claim, MemoryJournal
-from ucaptcha_async.transport.connections import direct
 
 from .calls import Call, Heard, current, task_for
 from .diary import Diary
 from .plan import Life, Work
-from .streams import Backend
+from .streams import Backend, connector
 
 if TYPE_CHECKING:
     from .world import World
@@ -98,11 +97,11 @@ class Process:
             breaker_reset=plan.breaker_reset,
             on_event=self._hear,
         )
-        _put_in(self._client, self, plan.library, Random(f"{plan.seed}:{self.number}"))
+        _put_in(self._client, self, Random(f"{plan.seed}:{self.number}"))
 
     def _pooled(self) -> Any:
         """A client of the user's own, with a stock pool of connections."""
-        backend = Backend(self.world.network, self, "httpcore2")
+        backend = Backend(self.world.network, self, httpcore2)
         transport = httpx2.AsyncHTTPTransport(verify=CONTEXT, trust_env=False)
         transport._pool = httpcore2.AsyncConnectionPool(
             max_connections=self.world.plan.connections,
@@ -120,10 +119,18 @@ class Process:
         if call is None or self.dead:
             return None
         call.steps += 1
-        if call.steps == call.work.cancel_step:
+        if call.steps == call.work.cancel_step and not call.patient:
             self.world.fired[f"cancelled_as_it_{name}"] += 1
             call.cancel()
         return call.work.name
+
+    def call(self) -> Call | None:
+        """The call that runs now."""
+        return current.get()
+
+    def journal_is_gone(self) -> bool:
+        """Whether the journal's file has vanished."""
+        return self.world.journal_is_gone()
 
     def paused_until(self) -> float | None:
         """When the limiter's pause ends."""
@@ -136,6 +143,7 @@ class Process:
     def writes(self, name: str, *, done: bool) -> None:
         """A step of the journal: the process may die of it."""
         self.step("writes")
+        self.world.fired["journal_vanished"] += name.endswith("_in_vain")
         self._writes += name == self.end.crash_step and not done
         if name == self.end.crash_step and self._writes == self.end.crash_count and done == self.end.crash_after:
             self.world.fired[f"crashed_{'after' if done else 'before'}_{name}"] += 1
@@ -236,10 +244,19 @@ class Process:
         if work.how == "many":
             return
         await anyio.sleep_until(max(anyio.current_time(), self.world.began_at + work.at) + later)
-        call = self._call(work)
+        for turn in range(work.retries + 1):
+            call = self._call(work)
+            call.patient = 0 < work.retries == turn
+            await self._one_call(call)
+            if call.ending != "cancelled" or self.dead:
+                return
+            self.world.fired["asked_again"] += turn < work.retries
+
+    async def _one_call(self, call: Call) -> None:
+        work = call.work
         ways: dict[str, Callable[[Call], Awaitable[None]]] = {"solve": self._solve, "submit": self._submit}
         with anyio.CancelScope() as call.scope:
-            if work.cancel_after is not None:
+            if work.cancel_after is not None and not call.patient:
                 call.scope.deadline = call.started + work.cancel_after
             try:
                 await self._ended(call, ways[work.how](call))
@@ -291,7 +308,7 @@ class Process:
         work = call.work
         job = await self._client.submit(task_for(work), timeout=work.timeout, key=work.name if work.keyed else None)
         if not self.dead and job.task_id is not None:
-            call.ids.add(job.task_id)
+            call.ids.add(str(job.task_id))
         await self._wait(call, job)
 
     async def _wait(self, call: Call, job: Job[Any]) -> None:
@@ -341,7 +358,7 @@ class Process:
             call = calls[outcome.index]
             if not self.dead:
                 call.told(outcome.error if outcome.error is not None else outcome.solution)
-                call.ids |= {attempt.task_id for attempt in outcome.attempts if attempt.task_id is not None}
+                call.ids |= {str(attempt.task_id) for attempt in outcome.attempts if attempt.task_id is not None}
             self._note(call)
             if leave is not None and sum(c.ended is not None for c in calls) >= leave:
                 self.world.fired["stream_left"] += not self.dead
@@ -393,19 +410,19 @@ class Process:
         self.world.taken_up[task_id] = error
 
 
-def _put_in(client: AsyncClient, process: Process, library: str, rng: Random) -> None:
+def _put_in(client: Any, process: Process, rng: Random) -> None:
     """Put a client into the simulated world: its connections and its dice."""
-    client._engine.rng = rng
-    if process.world.plan.injected:
-        return
-    opened = client._open_http
-    core = {"httpx": "httpcore", "httpx2": "httpcore2"}[library]
+    client._session.rng = rng
+    if not process.world.plan.injected:
+        client._open_sender = _opening(client._open_sender, connector(process.world.network, process))
 
-    def open_http() -> Any:
-        http = opened()
-        assert http.lanes is not None
-        backend = Backend(process.world.network, process, core)
-        http.lanes.connect = direct(library, CONTEXT, backend)  # type: ignore[arg-type]
-        return http
 
-    client._open_http = open_http  # type: ignore[assignment]
+def _opening(opens: Callable[..., Any], connect: Callable[[], Awaitable[Any]]) -> Callable[..., Any]:
+    """Make what opens a client's connections open those of this world."""
+
+    def open_sender(**details: Any) -> Any:
+        sender = opens(**details)
+        getattr(sender, "pool", sender).connect = connect
+        return sender
+
+    return open_sender

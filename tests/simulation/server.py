@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FIRST_REQUEST = 60.0
 """Seconds that the service gives a new connection for its first request."""
 
+EXTRA_DELAYS = {"extra_later": (0.0, 0.3), "extra_idle": (0.5, 20.0)}
+"""Bounds of the time in seconds after which an answer comes again."""
+
 
 class Dialogue:
     """The service's end of one connection: HTTP/1.1 by h11."""
@@ -42,7 +45,8 @@ class Dialogue:
             body = b""
             while isinstance(part := await self._event(), h11.Data):
                 body += part.data
-            request = self._connection.requests[number]
+            # A client that takes a second answer for its own may leave a request half written.
+            request = self._connection.requests[min(number, len(self._connection.requests) - 1)]
             await self._answer(request, head, body)
             if self._parser.our_state is not h11.DONE:
                 return
@@ -56,9 +60,26 @@ class Dialogue:
     async def _answer(self, request: Request, head: h11.Request, body: bytes) -> None:
         request.arrived_at = anyio.current_time()
         self._network.trace("arrives", request.number)
+        self._cross(request)
         if request.fate == "duplicate":
             await self._ask(request, head, body, self._ignore)
         await self._ask(request, head, body, self._sender(request))
+
+    def _cross(self, request: Request) -> None:
+        """An earlier answer comes again before this request's own. Only a name in it tells them apart."""
+        stale, self._connection.stale = self._connection.stale, b""
+        if stale and request.path == "/getTaskResult":
+            self._network.fired["extra_crossing_arrived"] += 1
+            self._connection.down.send(stale)
+
+    async def _extra(self, request: Request, data: bytes) -> None:
+        """An answer comes again, unless the client has written its next request by then: that would be a crossing."""
+        connection = self._connection
+        await anyio.sleep(self._network.rng.uniform(*EXTRA_DELAYS[request.fate]))
+        if connection.requests[-1] is request and not connection.closed:
+            self._network.fired[f"{request.fate}_arrived"] += 1
+            self._network.trace("again", request.number)
+            connection.down.send(data, at_once=True)
 
     async def _ask(self, request: Request, head: h11.Request, body: bytes, send: Any) -> None:
         connection, given = self._connection, False
@@ -96,7 +117,8 @@ class Dialogue:
                 return
             data = b""
             if start is not None:
-                request.status, request.code = start["status"], _code(message["body"])
+                request.status = start["status"]
+                request.code, request.named = _said(message["body"])
                 data += self._head(start, request)
                 start = None
             if message["body"]:
@@ -145,13 +167,22 @@ class Dialogue:
                 down.send(data[:size])
                 data = data[size:]
                 await anyio.sleep(rng.uniform(0, 3))
+        elif request.fate == "extra_answer":
+            data += data
+        elif request.fate == "extra_crossing" and b'"taskId"' in data:
+            self._connection.stale = data
         down.send(data)
+        if request.fate in EXTRA_DELAYS:
+            self._network.tasks.start_soon(self._extra, request, data)
 
 
-def _code(body: bytes) -> str | None:
+def _said(body: bytes) -> tuple[str | None, bool]:
+    """The error code of an answer, and whether it names a task."""
     try:
-        value = json.loads(body)
+        value = json.loads(body.decode(json.detect_encoding(body), "replace"))
     except ValueError:
-        return None
-    code = value.get("errorCode") if isinstance(value, dict) else None
-    return code if isinstance(code, str) else None
+        return None, False
+    if not isinstance(value, dict):
+        return None, False
+    code, task_id = value.get("errorCode"), value.get("taskId")
+    return (code if isinstance(code, str) else None), task_id not in (None, "", 0, "0", False)

@@ -1,15 +1,98 @@
-"""The client's end: a network backend for httpcore, and the streams that it opens."""
+"""The client's end of a connection: as a wire of its own, and as what httpcore gets for an injected client."""
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import attrs
 
-from .network import CONNECT_FATES, Connection, Network, Owner
+from ucaptcha_async.transport.wires import Waiting
+
+from .network import Connection, Network, Owner
+
+MOST = 65_536
+"""Bytes of one read."""
+
+
+@attrs.define(eq=False)
+class SimulatedWire:
+    """The client's end of one connection, as the client's own pool asks for it. Whatever breaks is an `OSError`."""
+
+    _connection: Connection
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it. The first byte leaves before anything else can happen, as on a real socket."""
+        connection = self._connection
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            self._refused()
+            raise
+        await self._usable()
+        request = connection.wrote(data)
+        owner, network = connection.owner, connection.network
+        if request.fate == "stalled_request":
+            size = network.rng.randrange(len(data))
+            connection.up.send(data[:size])
+            await anyio.sleep(network.rng.uniform(0.1, 8))
+            await self._usable()
+            data = data[size:]
+        delay = network.rng.uniform(1, 60) if request.fate == "late_request" else 0.0
+        connection.up.send(data, delay)
+        if request.whole and connection.up.lose_nothing():
+            # It was to be lost behind its last byte: then the answer is.
+            silent = request.fate == "silent_request"
+            connection.down.lose_after(0, (lambda: None) if silent else connection.reset)
+        owner.step("sent")
+
+    async def _usable(self) -> None:
+        if self._connection.owner.dead:
+            await anyio.sleep_forever()
+        if self._connection.closed or self._connection.down.broken():
+            self._refused()
+            raise ConnectionResetError("the connection is closed")
+
+    def _refused(self) -> None:
+        work = self._connection.owner.step("cannot_send")
+        self._connection.network.refused_writes[work or ""] += 1
+
+    async def receive(self, most: int = MOST) -> bytes:
+        """What has come, as soon as something has; empty at the end."""
+        connection = self._connection
+        if connection.closed:
+            await anyio.lowlevel.checkpoint()
+            raise ConnectionResetError("the connection is closed")
+        data = await connection.down.receive(most)
+        if connection.owner.dead:
+            await anyio.sleep_forever()
+        request = connection.requests[-1] if connection.requests else None
+        if request is not None and data:
+            request.answered = connection.down.read >= request.answer_ends
+            request.heard_at = anyio.current_time()
+            connection.owner.step("reads")
+        return data
+
+    def waiting(self) -> Waiting:
+        """Whether something is there that nobody has asked for."""
+        if self._connection.closed:
+            return Waiting.CLOSED
+        return Waiting[self._connection.down.waiting()]
+
+    async def aclose(self) -> None:
+        """Close."""
+        self._connection.close()
+
+
+def connector(network: Network, owner: Owner) -> Callable[[], Awaitable[SimulatedWire]]:
+    """What opens a process's connections in this world."""
+
+    async def connect() -> SimulatedWire:
+        return SimulatedWire(await network.connect(owner))
+
+    return connect
 
 
 class Backend:
@@ -18,13 +101,13 @@ class Backend:
     Args:
         network: The network.
         owner: The process.
-        core: The name of the package whose errors are expected: `httpcore` or `httpcore2`.
+        core: The package whose errors are expected: `httpcore` or `httpcore2`.
     """
 
-    def __init__(self, network: Network, owner: Owner, core: str) -> None:
+    def __init__(self, network: Network, owner: Owner, core: Any) -> None:
         self._network = network
         self._owner = owner
-        self._core = importlib.import_module(core)
+        self._core = core
 
     async def connect_tcp(
         self,
@@ -35,27 +118,10 @@ class Backend:
         socket_options: Any = None,
     ) -> Stream:
         """Open a connection to the service."""
-        network = self._network
-        if self._owner.dead:
-            await anyio.sleep_forever()
-        self._owner.step("connects")
-        fate = network.draw(CONNECT_FATES)
-        if fate == "no_name":
-            await anyio.lowlevel.checkpoint()
-            raise self._core.ConnectError("the name cannot be resolved")
-        await anyio.sleep(network.latency() + network.latency())
-        if fate == "slow_connect":
-            await anyio.sleep(network.rng.uniform(1, 20))
-        if fate == "unreachable":
-            await anyio.sleep_forever()
-        if fate == "refused" or network.down:
-            network.fired["refused_while_down"] += network.down
-            raise self._core.ConnectError("connection refused")
-        if self._owner.dead:
-            await anyio.sleep_forever()
-        connection = network.open(self._owner)
-        if fate == "reset_on_accept":
-            connection.reset()
+        try:
+            connection = await self._network.connect(self._owner)
+        except OSError as error:
+            raise self._core.ConnectError(str(error)) from None
         return Stream(connection, self._core)
 
     async def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Any = None) -> Stream:
@@ -67,72 +133,33 @@ class Backend:
         await anyio.sleep(seconds)
 
 
-@attrs.define(eq=False)
 class Stream:
-    """The client's end of one connection."""
+    """The client's end of one connection, in httpcore's words."""
 
-    _connection: Connection
-    _core: Any
+    def __init__(self, connection: Connection, core: Any) -> None:
+        self._connection = connection
+        self._wire = SimulatedWire(connection)
+        self._core = core
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send."""
-        try:
-            await anyio.lowlevel.checkpoint()
-        except BaseException:
-            self._refused()
-            raise
-        await self._usable()
         if not buffer:  # a stock connection "sends" the end of a message
-            return
-        request = self._connection.wrote(buffer)
-        owner, network = self._connection.owner, self._connection.network
-        if request.fate == "stalled_request":
-            size = network.rng.randrange(len(buffer))
-            self._connection.up.send(buffer[:size])
-            await anyio.sleep(network.rng.uniform(0.1, 8))
-            await self._usable()
-            buffer = buffer[size:]
-        delay = network.rng.uniform(1, 60) if request.fate == "late_request" else 0.0
-        self._connection.up.send(buffer, delay)
-        if request.whole and self._connection.up.lose_nothing():
-            # It was to be lost behind its last byte: then the answer is.
-            silent = request.fate == "silent_request"
-            self._connection.down.lose_after(0, (lambda: None) if silent else self._connection.reset)
-        owner.step("sent")
-
-    async def _usable(self) -> None:
-        if self._connection.owner.dead:
-            await anyio.sleep_forever()
-        if self._connection.closed or self._connection.down.broken():
-            self._refused()
-            raise self._core.WriteError("the connection is closed")
-
-    def _refused(self) -> None:
-        work = self._connection.owner.step("cannot_send")
-        self._connection.network.refused_writes[work or ""] += 1
+            return await anyio.lowlevel.checkpoint()
+        try:
+            return await self._wire.send(buffer)
+        except OSError as error:
+            raise self._core.WriteError(str(error)) from None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Receive."""
-        connection = self._connection
-        if connection.closed:
-            await anyio.lowlevel.checkpoint()
-            raise self._core.ReadError("the connection is closed")
         try:
-            data = await connection.down.receive(max_bytes)
-        except ConnectionResetError:
-            raise self._core.ReadError("connection reset by peer") from None
-        if connection.owner.dead:
-            await anyio.sleep_forever()
-        request = connection.requests[-1] if connection.requests else None
-        if request is not None and data:
-            request.answered = connection.down.read >= request.answer_ends
-            request.heard_at = anyio.current_time()
-            connection.owner.step("reads")
-        return data
+            return await self._wire.receive(max_bytes)
+        except OSError as error:
+            raise self._core.ReadError(str(error) or "connection reset by peer") from None
 
     async def aclose(self) -> None:
         """Close."""
-        self._connection.close()
+        await self._wire.aclose()
         await anyio.lowlevel.checkpoint()
 
     async def start_tls(

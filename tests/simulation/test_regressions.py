@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ucaptcha_async import Polling
-from ucaptcha_async.testing import Amend, Delay, Error, RateLimit
+from ucaptcha_async.testing import DIALECTS, Amend, Delay, Error, RateLimit
 
 from .backends import BACKENDS, Backend
 from .plan import KINDS, Life, Plan, Work
@@ -38,13 +38,14 @@ def plan(seed: int, **changes: Any) -> Plan:
     """A world without faults, but for the changes."""
     calm: dict[str, Any] = {
         "seed": seed,
-        "library": "httpx2" if seed % 2 else "httpx",
+        "library": ("httpx", "httpx2", "fast")[seed % 3],
         "injected": False,
         "shares_limiter": False,
         "works": works(10),
         "lives": ((Life(),),),
         "journal": False,
         "stores_solutions": False,
+        "journal_vanishes_at": None,
         "calm_at": 60.0,
         "connections": 8,
         "request_timeout": 30.0,
@@ -60,6 +61,8 @@ def plan(seed: int, **changes: Any) -> Plan:
         "service_limit": changes.get("limit", 10_000),
         "solve_median": 8.0,
         "failure_rate": 0.0,
+        "failure_code": "ERROR_CAPTCHA_UNSOLVABLE",
+        "dialect": DIALECTS["ucaptcha"],
         "retention": None,
         "lightning": 0,
         "balance": Decimal(100),

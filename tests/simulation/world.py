@@ -79,6 +79,8 @@ class World:
             solve_time=LogNormal(plan.solve_median, 0.5),
             prices=dict(PRICES),
             failure_rate=plan.failure_rate,
+            failure_code=plan.failure_code,
+            dialect=plan.dialect,
             lightning={KEY: plan.lightning},
             retention=plan.retention,
             fault_rates=FaultRates(rates=plan.faults, seed=plan.seed),
@@ -178,6 +180,11 @@ class World:
         if self._journal is not None:
             self.entries = [entry async for entry in self._journal.entries()]
 
+    def journal_is_gone(self) -> bool:
+        """Whether somebody has taken the journal's file away."""
+        at = self.plan.journal_vanishes_at
+        return at is not None and not self.calm_at and anyio.current_time() >= self.began_at + at
+
     def _wall(self) -> float:
         return EPOCH + anyio.current_time()
 
@@ -240,10 +247,10 @@ class World:
 
     def _left_behind(self) -> list[str]:
         """The tasks that the clients said were paid for and not finished."""
-        told = {task_id for process in self.processes for task_id in process.abandoned}
+        told = {str(task_id) for process in self.processes for task_id in process.abandoned}
         for call in self.calls:
             told |= call.ids
-        done = {heard.event.task_id for heard in self.heard if isinstance(heard.event, Solved)}
+        done = {str(heard.event.task_id) for heard in self.heard if isinstance(heard.event, Solved)}
         return sorted(told - done)
 
 

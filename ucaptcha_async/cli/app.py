@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Group
 from ucaptcha_async.errors import UCaptchaError
 
 from .batch.command import batch
-from .completion import completion
+from .completion import completion_of
 from .demo import demo
 from .doctor import doctor
 from .exits import CommandError, Exit, exit_code, table
@@ -39,7 +39,6 @@ _COMMANDS = (
     (doctor, _ACCOUNT),
     (journal, _ACCOUNT),
     (recover, _ACCOUNT),
-    (completion, _HELP),
 )
 _SEE = "The exit codes are explained by `ucaptcha --help`."
 
@@ -59,6 +58,7 @@ def build() -> App:
     )
     for command, group in _COMMANDS:
         app.command(command, group=group, help_epilogue=_SEE)
+    app.command(completion_of(app), group=_HELP, help_epilogue=_SEE)
     for flag in ("--help", "--version"):
         app[flag].group = (_HELP,)
     return app

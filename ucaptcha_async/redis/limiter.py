@@ -7,8 +7,10 @@ them by its own clock. Redis' clock is the measure: no two machines need to agre
 is used late would crowd into a later window, so a turn is void `LATE` of a window after its time, and the schedule
 counts in windows that are longer by as much. That, and bursts of a hundredth, leave 98 % of the limit to be used.
 
-**What breaks it.** If Redis loses its memory (a restart without persistence, a flush, an eviction) or its clock is set,
-the schedule starts anew. Processes must use the same `limit` and `window` under one `name`.
+**When Redis forgets.** After a restart, when another server takes over, or when the schedule is gone that a process
+knew, nobody gets a turn for a whole window: what left before no longer counts then.
+
+**What breaks it.** The clock of Redis is set, or processes use different limits under one `name`.
 """
 
 from __future__ import annotations
@@ -17,39 +19,30 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import deque
-from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self
 
 import anyio
 import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import Seconds, seconds, suggests, wrong
-from ucaptcha_async.errors import ClientStateError, ConfigurationError, UCaptchaError
+from ucaptcha_async.checks import Seconds, suggests, wrong
+from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import RateLimiter
 from ucaptcha_async.pacing.gcra import HAIR, Departures, Pace, not_before
 from ucaptcha_async.pacing.quota import Quota, ServerClock
 
-try:
-    import coredis
-    from coredis.exceptions import ConnectionError as DisconnectedError
-    from coredis.exceptions import RedisError
-    from coredis.retry import ConstantRetryPolicy
-except ImportError as error:
-    raise ImportError("coredis is not installed: pip install 'ucaptcha_async[redis]'") from error
+from .scripts import FORGETFUL, Stamp, new_token, text
+from .store import Client, Link, RedisHook, RedisStateLost, RedisUnavailableError
 
 LATE = 0.006
 """How late a turn may be used, as a part of the window."""
 
-Client = coredis.Redis[Any] | coredis.RedisCluster[Any]
-
 # Times are whole microseconds of Redis' clock, spans are microseconds. `next` is when the turn after the last one would
 # be due without a burst; `turns` counts them; `paused` is the end of the latest pause.
-SCRIPT = """
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+SCRIPT = (
+    FORGETFUL
+    + """
 local wanted, interval, credit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local lead, ahead = tonumber(ARGV[4]), tonumber(ARGV[5])
 local horizon, pause = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -64,12 +57,17 @@ end
 if following - now > 2 * horizon then -- the clock was set back
   following, paused = 0, 0
 end
+local generation, settled = mark(ARGV[11], ARGV[12], 1.05 * tonumber(ARGV[13]))
+if settled > now and settled - now <= 2 * horizon then
+  paused = math.max(paused, settled)
+  following = math.max(following, settled + credit)
+end
 if pause > 0 then
   paused = math.max(paused, now + pause)
   following = math.max(following, now + pause + credit)
 end
 
-local reply, first = {now, paused, turns}, now + lead
+local reply, first = {generation, now, paused, turns}, now + lead
 for turn = 1, wanted do
   local at = math.max(first, following - credit)
   if turn > 1 and at > first + ahead then break end
@@ -80,15 +78,10 @@ end
 local text = string.format('%.17g', following)
 redis.call('HSET', KEYS[1], 'next', text, 'turns', turns, 'paused', string.format('%.17g', paused))
 redis.call('PEXPIRE', KEYS[1], math.ceil((math.max(0, following - now) + 2 * horizon) / 1000))
-table.insert(reply, 4, text)
+table.insert(reply, 5, text)
 return reply
 """
-
-
-class RedisUnavailableError(UCaptchaError):
-    """Redis does not answer, or not in time, so nobody knows whether a request may leave. Nothing was sent."""
-
-    retryable = True
+)
 
 
 @attrs.frozen
@@ -132,6 +125,8 @@ class SharedPace(Pace):
 
     #: A turn may be used this much after its time, in seconds.
     tolerance: float = attrs.field(init=False)
+    #: Whether Redis was found to have lost its memory with the latest visit.
+    forgot: bool = attrs.field(default=False, init=False)
     _numbered: _Numbered = attrs.field(init=False)
     _turns: deque[_Turn] = attrs.field(factory=deque, init=False)
     _pause_until: float = attrs.field(default=-math.inf, init=False)
@@ -143,6 +138,7 @@ class SharedPace(Pace):
     _skipped: int = attrs.field(default=0, init=False)
     _clock: ServerClock = attrs.field(factory=ServerClock, init=False)
     _lead: float = attrs.field(default=0.0, init=False)
+    _stamp: Stamp = attrs.field(factory=Stamp, init=False)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -180,7 +176,9 @@ class SharedPace(Pace):
         self._told_until = self._pause_until
         pause = max(0.0, self._pause_until - now)
         spans = [spacing, self._credit, self._lead, self.window / 100, self.horizon, pause]
-        return [wanted, *(repr(span * 1e6) for span in spans), self._left_at, self._unused, repr(self._spacing * 1e6)]
+        turns: list[str | int] = [wanted, *(repr(span * 1e6) for span in spans)]
+        unused: list[str | int] = [self._left_at, self._unused, repr(self._spacing * 1e6)]
+        return [*turns, *unused, self._stamp.generation, new_token(), repr(self.window * 1e6)]
 
     def take(self, reply: list[Any], spacing: float, sent_at: float, received_at: float) -> float:
         """Take in the script's answer.
@@ -188,7 +186,10 @@ class SharedPace(Pace):
         Returns:
             When the latest pause of any process ends or ended, on our clock.
         """
-        now, paused, number, left_at, *due = reply
+        generation, now, paused, number, left_at, *due = reply
+        self.forgot = self._stamp.see(text(generation))
+        if self.forgot:
+            self._turns.clear()
         if number + self._skipped < self.departures.total:  # Redis has lost its memory and counts anew
             self._skipped = self.departures.total - number
         self._clock.hear(now / 1e6, sent_at, received_at, grain=1e-5)
@@ -199,7 +200,7 @@ class SharedPace(Pace):
         # Where the way from Redis takes longer than a turn is good for, ask for later turns.
         in_time = any(turn.until > received_at for turn in self._turns)
         self._lead = self._lead / 2 if in_time else 1.5 * (received_at - sent_at)
-        self._left_at = left_at.decode() if isinstance(left_at, bytes) else left_at
+        self._left_at = text(left_at)
         self._spacing, self._unused = spacing, len(due)
         if self._pause_until > self._told_until:  # it began during the visit: these turns are void, too
             self._turns.clear()
@@ -224,6 +225,8 @@ class RedisRateLimiter(RateLimiter):
     processes: the others hear of it when they take their next turns. What others who do not use this limiter take from
     the service's limit is accommodated as by a `RateLimiter`.
 
+    If Redis was restarted, another server has taken over, or the schedule is gone, nobody gets a turn for a window.
+
     Args:
         redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`
             that is open while the limiter is used.
@@ -232,8 +235,11 @@ class RedisRateLimiter(RateLimiter):
         window: Seconds (or a `timedelta`). Redis must be near enough to answer within a two-hundredth of it at times.
         timeout: How long Redis may take to connect, or to answer, in seconds. A cancelled waiter that has just asked
             still waits for the answer.
-        fallback: Paces the requests of this process while Redis is away, for example a `RateLimiter` with the
-            process's share of the limit. Default: `acquire` raises `RedisUnavailableError`.
+        fallback: Paces the requests of this process while Redis is away. `limit` and the limits of the fallbacks of
+            all processes together must stay within the service's limit.
+        when_away: What happens to requests without a fallback while Redis is away: `"refuse"` with a
+            `RedisUnavailableError`, or `"wait"` until it is back.
+        on_event: Called with a `RedisAway`, `RedisBack` or `RedisStateLost`.
 
     Raises:
         ConfigurationError: A setting is wrong.
@@ -250,25 +256,26 @@ class RedisRateLimiter(RateLimiter):
         window: Seconds = 10.0,
         timeout: Seconds = 1.0,
         fallback: RateLimiter | None = None,
+        when_away: Literal["refuse", "wait"] = "refuse",
+        on_event: RedisHook | None = None,
     ) -> None:
         super().__init__(limit, window)
         self._shared = self._pace = SharedPace(self.limit, self.window)
         self._quota = Quota(self._pace)
-        self._timeout = seconds("timeout", timeout)
+        if when_away not in ("refuse", "wait"):
+            raise wrong("when_away", when_away, '"refuse" or "wait"', ConfigurationError)
+        self._link = Link.to("limit", redis, name, timeout, on_event)
         self._fallback = fallback
-        self._owned = isinstance(redis, str)
-        self._redis = _client(redis, self._timeout) if isinstance(redis, str) else redis
-        self._key = f"ucaptcha:limit:{name}"
-        self._script = self._redis.register_script(SCRIPT)
-        self._opened = AsyncExitStack()
-        self._open = not self._owned
+        self._waits = when_away == "wait" and fallback is None
+        self._script = self._link.client.register_script(SCRIPT)
+        self._open = not self._link.owned
         self._away_until = -math.inf
         self._strange = 0
 
     async def __aenter__(self) -> Self:
         """Open the connection to Redis, if the limiter was given a URL."""
-        if self._owned:
-            await self._opened.enter_async_context(self._redis)
+        if self._link.owned:
+            await self._link.client.__aenter__()
             self._open = True
         return self
 
@@ -276,8 +283,10 @@ class RedisRateLimiter(RateLimiter):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close what was opened."""
-        self._open = not self._owned
-        await self._opened.__aexit__(kind, error, trace)
+        self._open = not self._link.owned
+        if self._link.owned:
+            # Without the error, which the task group in it would wrap.
+            await self._link.client.__aexit__(None, None, None)
 
     async def acquire(self) -> None:
         """Wait until one request may leave.
@@ -312,20 +321,22 @@ class RedisRateLimiter(RateLimiter):
         """Take turns for those who wait."""
         if not self._open:
             raise ClientStateError("a RedisRateLimiter with a URL is used inside `async with` only")
-        if now < self._away_until <= now + 1:
+        if now < self._away_until <= now + 1 and not self._waits:
             raise RedisUnavailableError("Redis did not answer a moment ago")
         arguments = self._shared.ask(len(self._line) + 1, spacing, now)
+        sent_at = self._now()
         try:
-            # Not to be cancelled: a lost answer is lost turns, and a connection that is cancelled half made is lost
-            # to the pool of coredis.
-            with anyio.fail_after(3 * self._timeout, shield=True):
-                sent_at = anyio.current_time()
-                reply: Any = await self._script(keys=[self._key], args=arguments)
-                received_at = anyio.current_time()
-        except (RedisError, TimeoutError, OSError) as error:
-            self._away_until = anyio.current_time() + 1
-            raise RedisUnavailableError(f"Redis does not answer ({type(error).__name__})") from error
+            reply = await self._link.call(self._script, [self._link.key()], arguments)
+        except RedisUnavailableError:
+            self._away_until = self._now() + 1
+            if not self._waits:
+                raise
+            await anyio.sleep(self._link.retry_in)
+            return
+        received_at = self._now()
         paused_until = self._shared.take(reply, spacing, sent_at, received_at)
+        if self._shared.forgot:
+            self._link.tell(RedisStateLost, until=paused_until)
         if paused_until > received_at:
             self._paused_until = max(self._paused_until, paused_until)
         self._check_clock()
@@ -339,11 +350,3 @@ class RedisRateLimiter(RateLimiter):
             self._strange = 0
             trip = f"takes {self._shared.doubt:.3g} s to answer at best"
             raise RedisUnavailableError(f"Redis {trip}; a window of {self.window:.3g} s allows {allowed:.3g} s")
-
-
-def _client(url: str, timeout: float) -> Client:
-    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
-        raise wrong("redis", url, "a redis://, rediss:// or unix:// URL, or a coredis client", ConfigurationError)
-    # Once more at once if the connection was lost: it may be an idle one that Redis has closed.
-    again = ConstantRetryPolicy((DisconnectedError,), retries=1, delay=0.01)
-    return coredis.Redis.from_url(url, connect_timeout=timeout, stream_timeout=timeout, retry_policy=again)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
 import attrs
@@ -38,8 +38,6 @@ from .type_search import TypeNames
 if TYPE_CHECKING:
     from ucaptcha_async.callbacks import CallbackReceiver
 
-    from .job import Job
-    from .lease import Lease
 
 logger = logging.getLogger("ucaptcha_async")
 
@@ -49,7 +47,34 @@ LAST_WRITE = 10.0
 """Seconds that a cancelled solve still takes, at the most, to write its last line into the journal."""
 
 REMEMBERED_TASKS = 10_000
-"""Tasks with secrets that are remembered, for calls that name a task by its id alone."""
+"""Tasks that are remembered, so that each is counted once, and its secrets are known to who names its id alone."""
+
+
+class Call(Protocol):
+    """A call that is under way, as the session knows it: `Job` is one."""
+
+    key: str | None
+    task_id: str | None
+    secrets: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kind of the task."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """`queue`, `submit`, `wait` or `ended`."""
+        ...
+
+    @property
+    def charged(self) -> bool | None:
+        """Whether money was spent, as far as is known now."""
+        ...
+
+    def stop(self) -> None:
+        """End it."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -95,23 +120,24 @@ class Session:
     loop: EventLoop = attrs.field(init=False)
     rng: Random = attrs.field(factory=Random)
     tally: Tally = attrs.field(factory=Tally)
-    running: set[Job[Any]] = attrs.field(factory=set)
+    running: set[Call] = attrs.field(factory=set)
     open: set[str] = attrs.field(factory=set)
-    asking: dict[str, Job[Any]] = attrs.field(factory=dict)
+    asking: dict[str, Any] = attrs.field(factory=dict)
     abandoned: deque[str] = attrs.field(factory=lambda: deque(maxlen=100_000))
     ends: str | None = None
     closed: bool = False
-    drained: list[tuple[Job[Any], Any]] | None = None
+    drained: list[tuple[Any, Any]] | None = None
     _recovered: anyio.Event | None = None
     _idle: anyio.Event | None = None
     _unreachable_since: float | None = None
     _told: set[str] = attrs.field(factory=set)
     _keys: dict[str, list[Any]] = attrs.field(factory=dict)
+    _counted: dict[str, None] = attrs.field(factory=dict)
     _secrets: dict[str, tuple[str, ...]] = attrs.field(factory=dict, repr=False)
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
-    _dropped: deque[tuple[Lease, str | None]] = attrs.field(factory=deque)
+    _dropped: deque[tuple[Callable[[], None], str | None]] = attrs.field(factory=deque)
 
-    def emit(self, kind: type[Event], job: Job[Any] | None = None, **details: Any) -> None:
+    def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> None:
         """Tell the hook, if there is one."""
         if self.on_event is None:
             return
@@ -123,10 +149,16 @@ class Session:
         except Exception:
             logger.exception("on_event raised; the solve goes on")
 
-    def count_cost(self, kind: str, cost: Decimal | None) -> None:
-        """Count what a solved task cost."""
-        if cost is not None:
-            self.tally.spent[kind] = self.tally.spent.get(kind, Decimal(0)) + cost
+    def count_cost(self, kind: str, task_id: str | None, cost: Decimal | None) -> bool:
+        """Count what a solved task cost, once, however many waited for it; whether it was counted now."""
+        if cost is None or task_id in self._counted:
+            return False
+        if task_id is not None:
+            self._counted[task_id] = None
+            while len(self._counted) > REMEMBERED_TASKS:
+                del self._counted[next(iter(self._counted))]
+        self.tally.spent[kind] = self.tally.spent.get(kind, Decimal(0)) + cost
+        return True
 
     def unread(self, outcome: Outcome[Any]) -> None:
         """Keep the id of a paid task whose outcome nobody has read."""
@@ -194,7 +226,7 @@ class Session:
         self._left[task_id] = min(next_poll, now + self.polling.interval)
         self._left.move_to_end(task_id)
 
-    def accepted(self, task_id: str, job: Job[Any]) -> None:
+    def accepted(self, task_id: str, job: Call) -> None:
         """The service has a task; what its answers may repeat is kept for those who ask by the id alone."""
         self.open.add(task_id)
         if job.secrets:
@@ -236,16 +268,16 @@ class Session:
                 self.emit(JournalFailed, error=error)
         return None
 
-    def drop(self, lease: Lease, task_id: str | None) -> None:
+    def drop(self, free_place: Callable[[], None], task_id: str | None) -> None:
         """A job was forgotten, perhaps by the garbage collector, in whatever thread that runs."""
-        self._dropped.append((lease, task_id))
+        self._dropped.append((free_place, task_id))
         self.loop.call_later_from_anywhere(self.sweep)
 
     def sweep(self) -> None:
         """Free the places of forgotten jobs, and keep their ids. Runs in the event loop."""
         while self._dropped:
-            lease, task_id = self._dropped.popleft()
-            lease.free_place()
+            free_place, task_id = self._dropped.popleft()
+            free_place()
             if task_id is not None:
                 self.abandoned.append(task_id)
                 self.open.discard(task_id)
@@ -267,12 +299,12 @@ class Session:
         if self.ends is not None:
             raise ClientStateError(f"{self.ends}: no further task is submitted")
 
-    def note_end(self, job: Job[Any], result: Any) -> None:
+    def note_end(self, job: Call, result: Any) -> None:
         """Keep how a call ended, while the client drains."""
         if self.drained is not None:
             self.drained.append((job, result))
 
-    async def drain(self, seconds: float) -> list[tuple[Job[Any], Any]]:
+    async def drain(self, seconds: float) -> list[tuple[Any, Any]]:
         """End what is not submitted, and wait for what is, for some seconds at the most."""
         self.ends, self.drained = "the client is draining", []
         self.stop("queue", "submit")
@@ -307,7 +339,7 @@ class Session:
             self._idle = self._idle or anyio.Event()
             await self._idle.wait()
 
-    def stopped_running(self, job: Job[Any]) -> None:
+    def stopped_running(self, job: Call) -> None:
         """A call has ended."""
         self.running.discard(job)
         if not self.running and self._idle is not None:
@@ -315,7 +347,7 @@ class Session:
             self._idle = None
 
 
-def noted(error: BaseException, job: Job[Any]) -> None:
+def noted(error: BaseException, job: Call) -> None:
     """Say on somebody's own exception which task it concerns, and whether that was charged."""
     if isinstance(error, UCaptchaError) or job.charged is False:
         return

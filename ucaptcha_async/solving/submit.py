@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -20,15 +20,38 @@ from ucaptcha_async.errors import (
 )
 from ucaptcha_async.events import Retried, Throttled
 from ucaptcha_async.results import Status
+from ucaptcha_async.secrecy import SecretMapping
+from ucaptcha_async.tasks.names import Name
 from ucaptcha_async.transport.api import Answer, Unreadable
 from ucaptcha_async.transport.error_codes import CODES, INTERNAL
 from ucaptcha_async.transport.exchange import Exchange
 
 from .lease import Fate
+from .session import Call, Session
+from .type_search import Search
 
-if TYPE_CHECKING:
-    from .job import Job
-    from .type_search import Search
+
+class Submission(Call, Protocol):
+    """A call whose task is being submitted: `Job` is one.
+
+    Attributes:
+        session: What it shares with the others.
+        exchange: The latest request.
+        fate: What became of it, once that is judged.
+        answer: What the service said, once it has accepted the task.
+        trouble: What went wrong last.
+    """
+
+    session: Session
+    exchange: Exchange | None
+    fate: Fate | None
+    answer: Answer | None
+    trouble: UCaptchaError | None
+
+    def wire(self, name: Name | None) -> tuple[SecretMapping, dict[str, str], tuple[str, ...]]:
+        """The task as it is sent, the other fields of `createTask`, and what no error may show."""
+        ...
+
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 15.0
@@ -44,7 +67,7 @@ def fate_of(error: UCaptchaError, exchange: Exchange) -> Fate:
         return Fate.UNCERTAIN if exchange.sent else Fate.UNSENT
     if exchange.named is not None:  # an answer that refuses and names a task contradicts itself
         return Fate.UNCERTAIN
-    if isinstance(error, RateLimitedError) and (error.error_code is None or exchange.in_protocol):
+    if exchange.status == 429:
         return Fate.REFUSED
     if not exchange.in_protocol or isinstance(error, Unreadable):
         return Fate.UNCERTAIN
@@ -61,7 +84,7 @@ def may_pass(error: UCaptchaError, fate: Fate | None) -> bool:
     return fate is Fate.REFUSED and isinstance(error, NoProviderError | RateLimitedError)
 
 
-async def submit(job: Job[Any], search: Search) -> Answer:
+async def submit(job: Submission, search: Search) -> Answer:
     """Submit a task until the service has accepted or refused it, under one type name after another if need be.
 
     Raises:
@@ -92,7 +115,7 @@ async def submit(job: Job[Any], search: Search) -> Answer:
         await session.loop.sleep(delay)
 
 
-async def _answered(job: Job[Any], exchange: Exchange) -> None:
+async def _answered(job: Submission, exchange: Exchange) -> None:
     """Send once, and note what came, even if nobody waits for it any more."""
     session = job.session
     try:
@@ -112,7 +135,7 @@ async def _answered(job: Job[Any], exchange: Exchange) -> None:
         session.accepted(answer.task_id, job)
 
 
-def _tell(job: Job[Any], error: UCaptchaError, delay: float) -> None:
+def _tell(job: Submission, error: UCaptchaError, delay: float) -> None:
     session = job.session
     if isinstance(error, APIConnectionError):
         session.unreachable(error, f"submits are tried again until their own deadlines, next in {delay:.1f} s")

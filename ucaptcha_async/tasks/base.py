@@ -236,7 +236,11 @@ class _Signature:
         return init.replace(parameters=[*init.parameters.values()][1:])
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+def _fields(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
+    return fields
+
+
 class Widget(Task[S_co]):
     """What the classes of tasks share: each field that is not `None` is sent under its name in camel case.
 
@@ -251,17 +255,19 @@ class Widget(Task[S_co]):
     def __new__(cls, **given: Any) -> Self:
         """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""
         given = hidden(given)
-        fields = {field.alias: field for field in attrs.fields(cls) if field.validator and field.alias in given}
-        for name, field in fields.items():
+        for field in _fields(cls):
+            name = field.alias or field.name
+            if field.validator is None or name not in given:
+                continue
             value = masked(given[name])
             field.validator(None, field, value)
             if isinstance(value, str | Mapping):
-                to_json(field.name, value)
-        cls.check_together(given)
+                to_json(name, value)  # proof that it is JSON
+        cls._check_together(given)
         return super().__new__(cls)
 
     @classmethod
-    def check_together(cls, given: Mapping[str, Any]) -> None:
+    def _check_together(cls, given: Mapping[str, Any]) -> None:
         """Check the fields that depend on each other."""
 
     @property
@@ -301,7 +307,7 @@ class Widget(Task[S_co]):
         if name is None and self._type is None:
             name = self._usual_name()
         wire: dict[str, JSON] = {"type": name.type if name else self.type}
-        for field in attrs.fields(self.__class__):
+        for field in _fields(self.__class__):
             value = getattr(self, field.name)
             spelled = name.write(field.name, value) if name and value is not None else None
             key, write = field.metadata.get(_WIRE, (camel(field.name), None))
@@ -311,10 +317,10 @@ class Widget(Task[S_co]):
                 merge(wire, spelled)
             elif value is not None and key is not None:
                 wire[key] = write(value) if write else to_json(field.name, value)
-        return wire | copied(vars(self)["extra"])
+        return wire | copied(vars(self).get("extra", {}))
 
     def _shown(self) -> Iterator[str]:
-        for field in attrs.fields(self.__class__):
+        for field in _fields(self.__class__):
             value = getattr(self, field.name)
             if field.init and value is not None and value != {}:
                 yield f"{field.alias}={shown(value) if field.repr else '<hidden>'}"
@@ -323,9 +329,8 @@ class Widget(Task[S_co]):
 @functools.cache
 def _optional_fields(cls: Any) -> tuple[str, ...]:
     """The fields of a class that need not be set, and that not every service takes."""
-    shared = {field.name for field in attrs.fields(ProxyOptions)}
     own = (field for field in attrs.fields(cls) if field.init and field.default is None)
-    return tuple(field.name for field in own if field.name not in shared)
+    return tuple(field.name for field in own if field.name not in ("proxy", "extra") and field.name[0] != "_")
 
 
 def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:

@@ -93,7 +93,7 @@ class ImageToText(Options, WithImage[TextSolution]):
     module: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
     @classmethod
-    def check_together(cls, given: Mapping[str, Any]) -> None:
+    def _check_together(cls, given: Mapping[str, Any]) -> None:
         """Check the fields that depend on each other."""
         in_order("min_length", given.get("min_length"), "max_length", given.get("max_length"))
 
@@ -137,7 +137,7 @@ class ClickCoordinates(Options, Recognition[CoordinatesSolution]):
     max_clicks: int | None = attrs.field(default=None, validator=maybe(CLICKS))
 
     @classmethod
-    def check_together(cls, given: Mapping[str, Any]) -> None:
+    def _check_together(cls, given: Mapping[str, Any]) -> None:
         """Check the fields that depend on each other."""
         in_order("min_clicks", given.get("min_clicks"), "max_clicks", given.get("max_clicks"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import attrs
 
@@ -13,10 +13,32 @@ from . import faults
 from .faults import Fault
 from .scripts import ENDPOINTS, FaultRates
 
-if TYPE_CHECKING:
-    from .service import LocalService
-
 JSON = Mapping[str, object]
+
+
+class Controlled(Protocol):
+    """What can be told to do something: `LocalService`."""
+
+    @property
+    def faults(self) -> Any:
+        """What goes wrong."""
+        ...
+
+    @property
+    def script(self) -> Callable[..., None]:
+        """Lets the next answers of an endpoint be faults."""
+        ...
+
+    @property
+    def solve_next(self) -> Callable[..., None]:
+        """Decides how the next tasks are solved."""
+        ...
+
+    @property
+    def fail_next(self) -> Callable[..., None]:
+        """Lets the next tasks fail."""
+        ...
+
 
 FAULTS: Mapping[str, type[Fault]] = {
     kind.__name__: kind
@@ -56,7 +78,7 @@ def fault_from_json(value: JSON) -> Fault:
         raise ValueError(str(error)) from None
 
 
-def control(service: LocalService, raw: bytes) -> dict[str, object]:
+def control(service: Controlled, raw: bytes) -> dict[str, object]:
     """Carry out one order; return `{}` or what is wrong with it.
 
     An order is an object with `do` (`script`, `rates`, `clear`, `solve_next`, `fail_next`, `set`) and its arguments.
@@ -70,14 +92,14 @@ def control(service: LocalService, raw: bytes) -> dict[str, object]:
     return {}
 
 
-def _script(service: LocalService, order: dict[str, object]) -> None:
+def _script(service: Controlled, order: dict[str, object]) -> None:
     steps = order.pop("faults")
     if not isinstance(steps, list):
         raise ValueError("faults must be a list")
-    service.script(str(order.pop("endpoint")), *map(fault_from_json, steps), **order)  # type: ignore[arg-type]
+    service.script(str(order.pop("endpoint")), *map(fault_from_json, steps), **order)
 
 
-def _rates(service: LocalService, order: dict[str, object]) -> None:
+def _rates(service: Controlled, order: dict[str, object]) -> None:
     pairs = order.pop("rates")
     if not isinstance(pairs, list):
         raise ValueError("rates must be a list of pairs")
@@ -87,18 +109,18 @@ def _rates(service: LocalService, order: dict[str, object]) -> None:
     service.faults.set_rates(FaultRates(rates=rates, seed=int(str(seed)), endpoints=tuple(endpoints)))  # type: ignore[arg-type]
 
 
-def _set(service: LocalService, order: dict[str, object]) -> None:
+def _set(service: Controlled, order: dict[str, object]) -> None:
     for name, value in order.items():
         if name not in ("latency", "speed", "failure_rate", "rate_limit", "idle_for", "retention"):
             raise ValueError(f"{name} cannot be set")
         setattr(service, name, value)
 
 
-_ACTIONS: Mapping[str, Callable[[LocalService, dict[str, object]], None]] = {
+_ACTIONS: Mapping[str, Callable[[Controlled, dict[str, object]], None]] = {
     "script": _script,
     "rates": _rates,
     "clear": lambda service, order: service.faults.clear(),
-    "solve_next": lambda service, order: service.solve_next(**order),  # type: ignore[arg-type]
-    "fail_next": lambda service, order: service.fail_next(**order),  # type: ignore[arg-type]
+    "solve_next": lambda service, order: service.solve_next(**order),
+    "fail_next": lambda service, order: service.fail_next(**order),
     "set": _set,
 }

@@ -145,8 +145,8 @@ class LineSource(Source):
         if _URL.match(begin):
             name = "standard input" if self.path is None else repr(str(self.path))
             raise CommandError(
-                f"{name} is a list of URLs, and a page alone is no task: give lines of JSON, or a table whose first "
-                "line names its fields (type, website_url, website_key)"
+                f"{name} is a list of URLs, and a page alone is no task: make it a table by the first line "
+                "website_url, and give what all share by --type and --set website_key=…"
             )
 
     def _reject(self, number: int, reason: str, text: bytes | None = None) -> Reject:
