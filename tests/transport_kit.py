@@ -132,11 +132,10 @@ async def server(handle: Callable[[ByteStream], Awaitable[None]], *, tls: bool =
                     )
                 await handle(stream)
 
-    async with anyio.create_task_group() as tasks:
+    async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
         yield listener.extra(anyio.abc.SocketAttribute.local_port)
         tasks.cancel_scope.cancel()
-    await listener.aclose()
 
 
 async def request(stream: ByteStream) -> bytes:
