@@ -233,8 +233,9 @@ class H11Parser(Parser):
             self._piece(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
             self._complete = True
-            self.extra = bool(self._dialogue.trailing_data[0])
-            self.reusable = self._dialogue.their_state is h11.DONE
+            left, ended = self._dialogue.trailing_data
+            self.extra = bool(left)
+            self.reusable = self._dialogue.their_state is h11.DONE and not ended
         elif isinstance(event, h11.InformationalResponse | h11.Response):
             if self._folded():
                 self.failure = MALFORMED
