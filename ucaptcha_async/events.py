@@ -141,7 +141,8 @@ class Cancelled(Event):
 
 @attrs.frozen(kw_only=True)
 class Uncertain(Event):
-    """A submit was sent and no readable answer came: the task may exist, and may have been charged.
+    """A submit was sent and no readable answer came: the task may exist, and may have been charged. Or a solution came
+    at once, without a task id, after the caller had given up.
 
     Whoever waits for the solve gets a `SubmitUncertainError` as well; where nobody waits any more, or where the task is
     submitted again, this event tells of it.

@@ -378,6 +378,9 @@ class Job(Generic[S]):
         if answer.status == Status.FAILED:
             await self._close(Fate.FAILED, answer)
         elif self.task_id is None:
+            # Paid for, and without an id there is nothing to take up: no other event would tell of the charge.
+            self.maybe_charged = True
+            self.session.emit(Uncertain, self)
             await self._close(Fate.SOLVED, answer)
         else:
             await lease.accepted(self.task_id)
