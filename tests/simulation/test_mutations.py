@@ -86,7 +86,13 @@ def raises_false_alarms(patch: Patch) -> None:
     patch.setattr(exchange.Exchange, "sent", property(lambda self: True, lambda self, value: None))
 
 
-@caught_by("claims_hold", "nothing_lost", worlds=like(faults=((Error("ERROR_NEW_WORD", names_task=True), 0.3),)))
+@caught_by(
+    "claims_hold",
+    "nothing_twice",
+    worlds=like(
+        journal=True, works=works(10, keyed=True, calls=2), faults=((Error("ERROR_NEW_WORD", names_task=True), 0.3),)
+    ),
+)
 def believes_refusals_that_name_a_task(patch: Patch) -> None:
     """An answer that refuses and names a task is a refusal."""
     _judge_otherwise(patch, named=None)
@@ -159,10 +165,10 @@ def hides_uncertainty(patch: Patch) -> None:
     patch.setitem(lease._TABLE, Fate.UNCERTAIN, (Money.KEEP, lambda journal, row, end: journal.released(row)))
 
 
-FORGETFUL = {"retention": 1.0, "polling": Polling(first=60), "calm_at": 200.0}
+FORGETFUL = {"retention": 1.0, "polling": Polling(first=40)}
 
 
-@caught_by("budgets_hold", worlds=like(budget=Decimal("0.02"), **FORGETFUL))
+@caught_by("budgets_hold", worlds=like(budget=Decimal("0.02"), in_flight=1, **FORGETFUL))
 def refunds_lost_tasks(patch: Patch) -> None:
     """A task that the service does not know any more gives its money back."""
     _, report = lease._TABLE[Fate.LOST]
@@ -189,7 +195,7 @@ def counts_what_failed(patch: Patch) -> None:
     patch.setattr(lease.Lease, "close", counted)
 
 
-@caught_by("money_agrees", worlds=like(journal=True, works=works(10, keyed=True, calls=3)))
+@caught_by("money_agrees", worlds=like(journal=True, works=works(6, how="submit", keyed=True, calls=3)))
 def counts_twice(patch: Patch) -> None:
     """Each who waits for a task counts its cost."""
     count = session.Session.count_cost
@@ -337,12 +343,13 @@ def forgets_that_an_id_was_a_number(patch: Patch) -> None:
 
 @caught_by("nothing_lost", "money_is_explained")
 def loses_ids(patch: Patch) -> None:
-    """Errors do not carry the id of the task that was paid for."""
+    """A solve that ran out of time tells nobody the id of the task that was paid for."""
     stopped = job.Job._stopped
 
     def without_id(self: Any, timeout: float) -> Any:
         error = stopped(self, timeout)
-        error.task_id = None
+        self._not_answerable()
+        error.task_id = self.task_id = None
         self.attempts = ()
         return error
 
