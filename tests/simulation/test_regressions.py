@@ -112,10 +112,11 @@ REGRESSIONS: dict[str, tuple[dict[str, Any], str]] = {
     # Another task's failure, told again on a kept connection, ended the wait.
     "another task's failure": (
         {
-            "failure_rate": 0.5,
+            "works": works(30),
+            "connections": 1,
+            "failure_rate": 0.7,
             "rates": {"extra_crossing": 0.4},
-            "dialect": attrs.evolve(DIALECTS["ucaptcha"], extras=("taskId",), unsolvable_is_error=True),
-            "failure_code": "ERROR_CAPTCHA_SOLVE_FAILED",
+            "dialect": attrs.evolve(DIALECTS["ucaptcha"], extras=("taskId",)),
         },
         "extra_crossing_arrived",
     ),
