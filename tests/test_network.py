@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gc
 import json
+import os
 import socket
 import ssl
 import struct
@@ -194,6 +195,7 @@ async def test_nothing_listens() -> None:
     assert ("connection refused", False, False) == (error.reason, error.permanent, sent.sent)
 
 
+@pytest.mark.skipif(os.environ.get("TEST_ASYNCIO") == "uvloop", reason="it looks up names itself")
 async def test_a_name_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The name cannot be resolved: it may be, later."""
 
@@ -215,6 +217,7 @@ async def test_a_name_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the name cannot be resolved: Name or service not known" == error.reason
 
 
+@pytest.mark.skipif(os.environ.get("TEST_ASYNCIO") == "uvloop", reason="it looks up names itself")
 @pytest.mark.parametrize("dead", [1, 3])
 async def test_the_next_address_is_tried(dead: int, monkeypatch: pytest.MonkeyPatch, anyio_backend_name: str) -> None:
     """A host with addresses that do not answer is reached over the one that does."""
