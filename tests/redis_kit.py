@@ -8,8 +8,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import anyio
 import attrs
@@ -95,6 +98,7 @@ def server() -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -104,8 +108,74 @@ def own_server() -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     return request.node.nodeid
+
+
+async def until_async(condition: Callable[[], Awaitable[Any]], seconds: float = 10) -> None:
+    with anyio.fail_after(seconds):
+        while not await condition():
+            await anyio.sleep(0.01)
+
+
+@attrs.define(eq=False)
+class Relay:
+    """A TCP line to a server, which can be cut, and turned to another."""
+
+    target: int
+    listener: socket.socket = attrs.field(factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    lines: set[socket.socket] = attrs.field(factory=set)
+    cuts: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def turn_to(self, port: int) -> None:
+        self.target = port
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections, in the middle of whatever they carry."""
+        self.cuts += 1
+        for line in list(self.lines):
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self.pump, args=ends, daemon=True).start()
+
+    def pump(self, source: socket.socket, sink: socket.socket) -> None:
+        self.lines.add(source)
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for line in (source, sink):
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        self.lines.discard(source)
+        source.close()
+
+
+@contextmanager
+def relay(port: int) -> Iterator[Relay]:
+    made = Relay(port)
+    thread = threading.Thread(target=made.serve, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        with suppress(OSError):
+            made.listener.shutdown(socket.SHUT_RDWR)
+        made.listener.close()
+        made.cut()
+        thread.join(5)

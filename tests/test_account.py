@@ -20,7 +20,7 @@ from ucaptcha_async.testing import Drop, Error, Html, LocalService
 
 pytestmark = pytest.mark.virtual_time
 
-TYPE = "RecaptchaV2TaskProxyless"
+TYPE = "RecaptchaV2"
 
 
 async def test_a_wrong_key_is_tried_once() -> None:

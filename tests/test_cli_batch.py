@@ -239,7 +239,7 @@ def test_bad_lines_go_to_the_rejects_and_the_rest_goes_on(run: Run, tmp_path: Pa
         (["t.jsonl", "--attempts", "0"], "attempts"),
         (["t.jsonl", "--timeout", "-3"], "timeout"),
         (["t.jsonl", "--drain", "-3"], "drain"),
-        (["t.jsonl", "--max-in-flight", "0"], "limit"),
+        (["t.jsonl", "--max-in-flight", "0"], "max_in_flight"),
         (["t.jsonl", "--rate-limit", "0"], "limit"),
         (["t.jsonl", "--set", "nonsense"], "name=value"),
         (["empty.csv"], "must name its fields"),

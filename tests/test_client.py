@@ -504,7 +504,7 @@ async def test_attempts() -> None:
     assert [a.selection_mode for a in outcome.attempts] == [None, "autoMostReliable", "autoMostReliable"]
     assert [a.error is None for a in outcome.attempts] == [False, False, True]
     assert service.books.accepted == tuple(a.task_id for a in outcome.attempts)
-    assert service.books.spent == client.spent["RecaptchaV2TaskProxyless"]
+    assert service.books.spent == client.spent["RecaptchaV2"]
 
 
 async def test_deadline_while_waiting() -> None:

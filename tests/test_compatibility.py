@@ -209,6 +209,7 @@ def test_solution_fields() -> None:
     }
     read = literals(r'_(?:text|text_or_none|number|find)\(((?:"\w+"(?:, )?)+)\)', "tasks/solutions.py")
     keys = {key for found in read for key in re.findall(r'"(\w+)"', found) if not key.startswith("geetest_")}
+    keys |= literals(r'raw\.get\("(\w+)"\)', "tasks/solutions.py")
     keys |= literals(r'_TOKEN_KEYS = \("(\w+)"', "tasks/solutions.py")
 
     assert listed == expected | {"ucaptcha_async.TokenSolution.token"}

@@ -22,7 +22,7 @@ from ucaptcha_async.testing import Amend, Drop, Error, Fault, Html, LocalService
 pytestmark = pytest.mark.virtual_time
 
 PRICE = Decimal("0.00299")
-TYPE = "RecaptchaV2TaskProxyless"
+TYPE = "RecaptchaV2"
 INTERVAL = 5.0
 TOLERANCE = 1e-9
 

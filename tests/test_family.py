@@ -131,7 +131,7 @@ async def test_unsolvable(dialect: str) -> None:
 
     assert (caught.value.task_id,) == service.books.accepted
     # A status says that it is refunded; of a code alone nobody knows.
-    charged = None if dialect in ("anticaptcha", "capsolver", "capmonster", "2captcha") else False
+    charged = None if dialect in ("anticaptcha", "capmonster", "2captcha") else False
     assert (caught.value.charged, caught.value.error_code) == (charged, "ERROR_CAPTCHA_UNSOLVABLE")
     assert service.books.spent == 0
 

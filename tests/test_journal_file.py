@@ -633,7 +633,7 @@ async def test_bad_change_harms_its_own_caller(path: Path) -> None:
             claims.append((await journal.begin(intent(key))).kind)
 
         async def begin_badly() -> None:
-            with pytest.raises(JournalError, match=r"'solves\.db' failed: no Bad \(not charged\)$"):
+            with pytest.raises(JournalError, match=r"'solves\.db' failed: no Bad$"):
                 await journal.begin(bad)
 
         for _ in range(2):
@@ -659,7 +659,7 @@ async def test_bad_report_is_not_kept_for_ever(path: Path, caplog: pytest.LogCap
         )
         assert ClaimKind.NEW == (await journal.begin(intent("next"))).kind
         assert ["task-good"] == [e.task_id async for e in journal.entries() if e.task_id]
-        with pytest.raises(JournalError, match=r"no such \(not charged\)$"):
+        with pytest.raises(JournalError, match=r"no such$"):
             await journal.accepted(bad.submit_id, "task-bad")
 
     (record,) = caplog.records

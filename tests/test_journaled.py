@@ -136,9 +136,7 @@ async def test_recover() -> None:
         at_rest(client)
 
     assert [True, True, False] == sorted((outcome.ok for outcome in seen), reverse=True)
-    assert {"TurnstileTokenProxyLess", "RecaptchaV2TaskProxyless"} == {
-        o.task.type for o in seen if isinstance(o.task, Task)
-    }
+    assert {"Turnstile", "RecaptchaV2"} == {o.task.kind for o in seen if isinstance(o.task, Task)}
     assert 4 == len(service.books.accepted)
 
 

@@ -40,7 +40,7 @@ from ucaptcha_async.testing import Amend, Delay, Drop, Error, Json, LocalService
 pytestmark = pytest.mark.virtual_time
 
 PNG = bytes.fromhex("89504e470d0a1a0a") + b"\0" * 120
-V2_TYPE = "RecaptchaV2TaskProxyless"
+V2_TYPE = "RecaptchaV2"
 
 
 class Recorder:
@@ -216,7 +216,7 @@ async def test_immediate_answers_have_a_span(recorder: Recorder) -> None:
 
     assert ["task.id" in attributes(span) for span in recorder.spans] == [True, False]
     assert [attributes(span)["polls"] for span in recorder.spans] == [0, 0]
-    assert recorder.sums("solve.cost")["ImageToTextTask"] == pytest.approx(float(service.books.spent))
+    assert recorder.sums("solve.cost")["ImageToText"] == pytest.approx(float(service.books.spent))
 
 
 async def test_an_unsolvable_task_is_an_error(recorder: Recorder) -> None:
@@ -361,9 +361,9 @@ async def test_metrics_agree_with_the_books(recorder: Recorder) -> None:
     assert sum(recorder.sums("solve.failed").values()) == 100 - len(solved)
     assert sum(recorder.sums("solve.cost").values()) == pytest.approx(float(service.books.spent))
     times, elapsed = recorder.points("solve.time")[V2_TYPE], recorder.points("solve.elapsed")[V2_TYPE]
-    assert times.count == elapsed.count == sum(outcome.task.type == V2_TYPE for outcome in solved)
+    assert times.count == elapsed.count == sum(outcome.task.kind == V2_TYPE for outcome in solved)
     assert times.sum == pytest.approx(
-        sum(outcome.solution.solve_time or 0 for outcome in solved if outcome.task.type == V2_TYPE)
+        sum(outcome.solution.solve_time or 0 for outcome in solved if outcome.task.kind == V2_TYPE)
     )
     assert elapsed.sum > times.sum
     assert tuple(times.explicit_bounds)[:3] == (1.0, 2.0, 4.0)
@@ -457,7 +457,7 @@ async def test_nothing_secret_is_told(recorder: Recorder) -> None:
 
     data = recorder.reader.get_metrics_data()
     everything = "".join(span.to_json() for span in recorder.spans) + (data.to_json() if data else "")
-    assert task.type in everything
+    assert task.kind in everything
     for secret in (KEY, solution.token, "pa55word", "203.0.113.5", "s3cret", "work-n4me", "6Le-site"):
         assert secret not in everything
 

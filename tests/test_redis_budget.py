@@ -27,7 +27,7 @@ V2 = "RecaptchaV2TaskProxyless"
 
 
 def budget(server: Server, name: str, *limits: Any, **options: Any) -> RedisBudget:
-    return RedisBudget(server.url, *limits, **{"name": name, "lease": 2.0, **options})
+    return RedisBudget(server.url, *limits, **{"name": name, "lease": 2.0, "linger": 0.01, **options})
 
 
 async def settled(*budgets: RedisBudget) -> None:

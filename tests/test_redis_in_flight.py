@@ -164,7 +164,7 @@ async def test_a_dead_process_loses_its_places(server: Server, name: str) -> Non
 
 async def test_leaving_gives_everything_back(server: Server, name: str) -> None:
     """A process that leaves in order keeps no place, and the state expires."""
-    async with bound(server, name) as places:
+    async with bound(server, name, limit=2) as places:
         await places.acquire()
         assert await held_in_redis(server, name) == 1
         places.release()
@@ -188,7 +188,7 @@ async def test_errors_pass_unchanged(server: Server, name: str) -> None:
 async def test_without_redis_waiters_wait(own_server: Server, name: str) -> None:
     """While Redis is away a process uses the places that it holds; others wait until it is back, and hear of it."""
     events: list[Any] = []
-    async with bound(own_server, name, lease=2.0, timeout=0.3, on_event=events.append) as places:
+    async with bound(own_server, name, limit=2, lease=2.0, timeout=0.3, on_event=events.append) as places:
         await places.acquire()
         own_server.stop()
         places.release()
@@ -266,7 +266,7 @@ async def test_a_redis_that_forgot(own_server: Server, name: str) -> None:
 async def test_a_flushed_redis(own_server: Server, name: str) -> None:
     """A server that runs on, but has lost the state, is found out by those who knew it."""
     events: list[Any] = []
-    async with bound(own_server, name, on_event=events.append) as places:
+    async with bound(own_server, name, limit=2, on_event=events.append) as places:
         await places.acquire()
         async with coredis.Redis.from_url(own_server.url) as client:
             await client.flushall()

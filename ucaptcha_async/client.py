@@ -616,9 +616,11 @@ class AsyncClient:
 
     @property
     def abandoned(self) -> tuple[str, ...]:
-        """The ids of paid tasks that were cancelled, or whose outcomes were not read: take them up with `job`."""
+        """The ids of paid tasks that nobody waits for any more (cancelled, timed out, open at the end), or whose
+        outcomes were not read: take them up with `job`.
+        """
         self._session.sweep()
-        return tuple(self._session.abandoned)
+        return tuple(dict.fromkeys(self._session.abandoned))
 
     def reset_breaker(self) -> None:
         """Let submits pass again after the account was refused."""

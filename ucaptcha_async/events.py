@@ -207,6 +207,7 @@ class ConnectionsDistrusted(Event):
     """The service sent bytes that nobody asked for: for a while each connection carries one request."""
 
 
+@attrs.frozen(kw_only=True)
 class TokenReady(Event):
     """A prefetched token is in stock.
 

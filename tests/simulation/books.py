@@ -45,6 +45,7 @@ class Books:
             if task.id not in self.twins:
                 self.accepted[work_of(task.website_url)].append(task.id)
         self.buyers = {r.accepted: r.process for r in self.requests if r.accepted is not None}
+        self.nameless_answers = {r.accepted for r in self.requests if r.answered and not r.named}
         self.solved = [
             (heard.process, heard.at, self._solved_id(heard))
             for heard in world.heard
@@ -78,7 +79,9 @@ class Books:
             return sum(each.work == work for each in heard)
         open_or_given_up = (State.UNCERTAIN, State.INTENT, State.FORGOTTEN)
         rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
+        named = [h for h in self.world.heard if isinstance(h.event, Uncertain) and h.event.task_id is not None]
+        told = sum(heard.work == work for heard in named)
+        return told + sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
 
     def nameless(self, work: str) -> int:
         """How many tasks of a work the journal knows to be solved without knowing their ids."""

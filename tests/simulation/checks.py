@@ -119,25 +119,54 @@ def no_false_alarms(books: Books) -> Complaints:
         return  # whether a request still waits in somebody else's pool, nobody says
     for work, calls in books.calls.items():
         heard = sum(isinstance(h.event, Uncertain) and h.work == work for h in books.world.heard)
-        refused = sum(r.answered and (r.status == 429 or r.code in REFUSED_FOR_NOW) for r in books.submits[work])
-        unclear = len(books.submits[work]) - refused + books.world.network.refused_writes[work]
+        clear = sum(_is_clear(r) for r in books.submits[work])
+        unclear = len(books.submits[work]) - clear + books.world.network.refused_writes[work]
         if heard > unclear and calls:
             yield f"{work}: {heard} submits are called uncertain, and {unclear} were"
+
+
+def _is_clear(request: Request) -> bool:
+    """Whether the answer to a submit was read, and says what became of it."""
+    call = request.call
+    given_up = isinstance(call, Call) and call.ending not in ("solved", "error")
+    accepted = request.named and request.code is None and not given_up
+    return request.answered and (request.status == 429 or request.code in REFUSED_FOR_NOW or accepted)
 
 
 def money_agrees(books: Books) -> Complaints:
     """What the clients say they spent is what the service charged for the tasks that they solved, each once."""
     doubtful = {task_id for task_id in books.tasks if _doubtful(books, task_id)}
+    high = Decimal(0)
     for process in books.world.processes:
         told = {task_id for number, _, task_id in books.solved if number == process.number}
-        most = _cost(books, told | doubtful)
+        most = _cost(books, told | doubtful) + _counted_at_death(process) + _counted_blindly(books, process)
+        high += most
         if process.spent > most:
             yield f"process {process.number} says it spent {process.spent}; the books say at most {most}"
     told = {task_id for _, _, task_id in books.solved}
-    low, high = _cost(books, told - doubtful), _cost(books, told | doubtful)
+    if books.plan.journal_vanishes_at is not None:
+        # Without its file, the journal cannot tell one process what another has counted.
+        doubtful |= {task_id for _, at, task_id in books.solved if at < books.world.calm_at and task_id is not None}
+    low = _cost(books, told - doubtful)
+    if books.plan.journal_vanishes_at is None:
+        dead = sum(map(_counted_at_death, books.world.processes), Decimal(0))
+        high = _cost(books, told | doubtful) + dead
     spent = sum((process.spent for process in books.world.processes), Decimal(0))
     if not low <= spent <= high:
         yield f"all processes say they spent {spent}; the books say {low} to {high}"
+
+
+def _counted_at_death(process: Process) -> Decimal:
+    """What a process had counted and not written down as it died: its next life counts it again."""
+    return sum(process.unwritten, Decimal(0)) if process.dead else Decimal(0)
+
+
+def _counted_blindly(books: Books, process: Process) -> Decimal:
+    """What several users of the same work may each have counted while the journal's file was away."""
+    if books.plan.journal_vanishes_at is None:
+        return Decimal(0)
+    here = [i for n, at, i in books.solved if n == process.number and at < books.world.calm_at]
+    return sum((_cost(books, [task_id]) for task_id in here), Decimal(0))
 
 
 def _doubtful(books: Books, task_id: str) -> bool:
@@ -145,6 +174,8 @@ def _doubtful(books: Books, task_id: str) -> bool:
     delivered = books.tasks[task_id].first_delivered_at
     if delivered is None:
         return False
+    if task_id in books.nameless_answers:
+        return True
     first = min((at for _, at, solved in books.solved if solved == task_id), default=math.inf)
     died = any(delivered <= death <= first + EPSILON for death in books.deaths)
     return died or (first == math.inf and any(task_id in process.abandoned for process in books.world.processes))
@@ -302,7 +333,7 @@ def faults_end_no_wait(books: Books) -> Complaints:
             continue  # an answer that came at once and without an id, which the journal was not to store
         if isinstance(error, JournalError) and books.plan.journal_vanishes_at is not None:
             sent = [r.number for r in books.submits[call.work.name] if r.call is call]
-            if sent and call.work.attempts == 1:
+            if sent and call.work.attempts == 1 and books.plan.on_uncertain == "raise":
                 yield f"{call.work.name}: {sent} left though the journal could not be written: {error!r}"
         elif isinstance(error, APIConnectionError | ProtocolError | RateLimitedError | JournalError):
             yield f"{call.work.name}: ended with {error!r}"
@@ -327,11 +358,17 @@ def fresh_work_is_done(books: Books) -> Complaints:
             gone = isinstance(call.error, TaskNotFoundError) and books.plan.retention is not None
             # The pool of an injected client does not say how old a connection is.
             stale = isinstance(call.error, SubmitUncertainError) and books.plan.injected
-            poor = isinstance(call.error, BudgetExceededError)
+            poor = isinstance(call.error, BudgetExceededError) or _refused_late(books, call)
             if call.ending != "solved" and not failed and not gone and not poor and not stale:
                 yield f"{work.name}: {call.ending} {call.error!r}"
         if not books.calls[work.name]:
             yield f"{work.name}: was never begun"
+
+
+def _refused_late(books: Books, call: Call) -> bool:
+    """Whether the account was refused by an answer that was still on its way when the bill was paid."""
+    late = (r for r in books.by_process[call.process] if (r.heard_at or 0.0) >= books.world.calm_at)
+    return isinstance(call.error, AccountError) and any(r.status in (401, 402, 403) for r in late)
 
 
 def what_was_left_is_taken_up(books: Books) -> Complaints:

@@ -86,6 +86,7 @@ class Request:
         twin: The task that was made for its duplicate, which no client can know of.
         status: The HTTP status of the answer.
         code: The error code of the answer.
+        named: Whether the answer names a task.
         answered: Whether the whole answer was read by the client.
         heard_at: When.
     """
@@ -104,6 +105,7 @@ class Request:
     twin: str | None = None
     status: int | None = None
     code: str | None = None
+    named: bool = False
     answered: bool = False
     heard_at: float | None = None
     answer_ends: float = math.inf

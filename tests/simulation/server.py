@@ -117,7 +117,8 @@ class Dialogue:
                 return
             data = b""
             if start is not None:
-                request.status, request.code = start["status"], _code(message["body"])
+                request.status = start["status"]
+                request.code, request.named = _said(message["body"])
                 data += self._head(start, request)
                 start = None
             if message["body"]:
@@ -175,10 +176,13 @@ class Dialogue:
             self._network.tasks.start_soon(self._extra, request, data)
 
 
-def _code(body: bytes) -> str | None:
+def _said(body: bytes) -> tuple[str | None, bool]:
+    """The error code of an answer, and whether it names a task."""
     try:
         value = json.loads(body.decode(json.detect_encoding(body), "replace"))
     except ValueError:
-        return None
-    code = value.get("errorCode") if isinstance(value, dict) else None
-    return code if isinstance(code, str) else None
+        return None, False
+    if not isinstance(value, dict):
+        return None, False
+    code, task_id = value.get("errorCode"), value.get("taskId")
+    return (code if isinstance(code, str) else None), task_id not in (None, "", 0, "0", False)

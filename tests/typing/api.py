@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar, assert_type
 
-from ucaptcha_async import AsyncClient, Job
+from ucaptcha_async import AsyncClient, Job, Prefetch, PrefetchStatistics
 from ucaptcha_async.errors import UCaptchaError
 from ucaptcha_async.json_values import JSON
 from ucaptcha_async.results import (
@@ -199,6 +199,11 @@ async def the_client(client: AsyncClient) -> None:
             assert_type(outcome.solution, TextSolution)
             assert_type(outcome.error, UCaptchaError | None)
     assert_type(await client.gather([ImageToText(image=b"")]), list[Outcome[TextSolution]])
+    async with client.prefetch(RecaptchaV2(website_url="https://e.com", website_key="k"), ready=5) as tokens:
+        assert_type(tokens, Prefetch[TokenSolution])
+        assert_type(await tokens.get(timeout=timedelta(seconds=5)), TokenSolution)
+        assert_type(tokens.unused, tuple[TokenSolution, ...])
+        assert_type(tokens.statistics(), PrefetchStatistics)
     async with client.recover() as left:
         async for recovered in left:
             assert_type(recovered.solution, Solution)

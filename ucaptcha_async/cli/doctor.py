@@ -337,7 +337,8 @@ def _about(answer: Answer) -> Iterator[tuple[str, str]]:
 
 
 def _table(prices: Mapping[str, Decimal]) -> Table:
-    table = Table("Kind", "Proxy", "Type that the service lists", "USD", "Tried before it")
+    table = Table("Kind", "Proxy", "Type that the service lists", "USD", "Tried\nbefore")
+    table.columns[2].overflow = "fold"  # a name that is cut off is of no use
     table.columns[3].justify = table.columns[4].justify = "right"
     words = {None: "–", False: "no", True: "yes"}
     for row in _rows(prices):

@@ -85,10 +85,7 @@ SELECT json_group_array({_ROW}) FROM (
     WHERE submits.key IS NOT NULL AND state IN ({_words(HOLDS_KEY)})
 )
 """  # noqa: S608
-_UPDATED = (
-    *("submit_id", "state", "owner", "task_id", "cost", "error_code", "solve_time", "updated_at", "solution"),
-    "numeric_id",
-)
+_UPDATED = [c for c in _COLUMNS if c not in ("submit_id", "account", "host", "key", "type", "created_at")]
 _DROP = "DELETE FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"
 _OPEN = f"""
 SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
@@ -235,8 +232,13 @@ class Store:
         # In this order: what is removed or changed may give up the keys that new rows take, and never takes one.
         if page.dropped:
             db.execute(_DROP, (json.dumps(page.dropped),))
-        _write(db, _update, [_updated(row) for row in page.changed.values() if row.submit_id in page.loaded])
-        _write(db, _insert, [_inserted(row) for row in page.changed.values() if row.submit_id not in page.loaded])
+        rows = [_values(row) for row in page.changed.values() if row.submit_id in page.loaded]
+        rows += [_values(row) for row in page.changed.values() if row.submit_id not in page.loaded]
+        if rows:
+            # Filled up with empty ones to a number for which the statement is at hand.
+            size = 1 << (len(rows) - 1).bit_length()
+            rows += [_NO_ROW] * (size - len(rows))
+            db.execute(_save(size), list(chain.from_iterable(rows)))
 
     def _load(self, db: sqlite3.Connection, changes: Sequence[Change]) -> _Page:
         page = _Page(self.owner, self.path)
@@ -536,33 +538,19 @@ def _end(found: Sequence[Sequence[Any]]) -> int | None:
 
 
 @cache
-def _insert(size: int) -> str:
-    """Insert that many rows, but for those without an id."""
-    return f"INSERT INTO submits ({', '.join(_COLUMNS)}) {_values(size, len(_COLUMNS))} WHERE column1 IS NOT NULL"
+def _save(size: int) -> str:
+    """Insert or change that many rows in one step, but for those without an id."""
+    row = f"({', '.join('?' * len(_COLUMNS))})"
+    changes = ", ".join(f"{name} = excluded.{name}" for name in _UPDATED)
+    return f"""
+INSERT INTO submits ({", ".join(_COLUMNS)})
+SELECT * FROM (VALUES {", ".join([row] * size)}) WHERE column1 IS NOT NULL
+ON CONFLICT (submit_id) DO UPDATE SET {changes}
+"""  # noqa: S608
 
 
-@cache
-def _update(size: int) -> str:
-    """Update that many rows, but for those without an id."""
-    changes = ", ".join(f"{name} = column{i}" for i, name in enumerate(_UPDATED[1:], 2))
-    return f"UPDATE submits SET {changes} FROM ({_values(size, len(_UPDATED))}) WHERE submit_id = column1"  # noqa: S608
-
-
-def _values(rows: int, columns: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"SELECT * FROM (VALUES {', '.join([row] * rows)})"  # noqa: S608
-
-
-def _write(db: sqlite3.Connection, statement: Callable[[int], str], rows: list[tuple[object, ...]]) -> None:
-    """Write rows in one step, filled up with empty ones to a number for which the statement is at hand."""
-    if rows:
-        size = 1 << (len(rows) - 1).bit_length()
-        rows += [(None,) * len(rows[0])] * (size - len(rows))
-        db.execute(statement(size), list(chain.from_iterable(rows)))
-
-
-_inserted = attrgetter(*_COLUMNS)
-_updated = attrgetter(*_UPDATED)
+_values = attrgetter(*_COLUMNS)
+_NO_ROW = (None,) * len(_COLUMNS)
 
 
 def _row(values: Sequence[Any]) -> Row | None:

@@ -8,6 +8,7 @@ waited for, so that a queued change is written even if its caller, or the flushe
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -101,8 +102,9 @@ class Writer:
         self._flushing = False
         self._draining: anyio.Event | None = None
         self._busy = False
-        self._last_start = 0.0
+        self._last_start = -math.inf
         self._last_size = 0
+        self._last_task: int | None = None
 
     @property
     def kept(self) -> int:
@@ -153,13 +155,18 @@ class Writer:
     async def _flush(self, *, linger: bool = True) -> None:
         self._flushing = True
         try:
-            if linger and 2 <= self._last_size < BATCH:
+            if linger and self._last_size < BATCH and self._is_shared():
                 await anyio.sleep_until(self._last_start + SPACING)
             await anyio.lowlevel.checkpoint_if_cancelled()
             while await self._round_trip() and self._queue and self._waiting() is None:
                 await anyio.lowlevel.checkpoint_if_cancelled()
         finally:
             self._end_round()
+
+    def _is_shared(self) -> bool:
+        """Whether others write, too: who writes one line after the other, alone, does not wait between them."""
+        before, self._last_task = self._last_task, anyio.get_current_task().id
+        return self._last_size >= 2 or self._last_task != before
 
     def _end_round(self) -> None:
         self._flushing = False

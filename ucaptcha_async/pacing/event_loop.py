@@ -20,6 +20,7 @@ class EventLoop:
         time: The loop's clock, in seconds.
         sleep: Sleeps for seconds; a checkpoint even for 0.
         call_soon: Runs a function in the loop; right from any thread, and from a finaliser.
+        runs_here: Whether this is the loop that runs the caller.
         is_trio: Whether it is trio's.
     """
 
@@ -27,11 +28,8 @@ class EventLoop:
     time: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     call_soon: Callable[[Callable[[], object]], object] = attrs.field(repr=False)
+    runs_here: Callable[[], bool] = attrs.field(repr=False)
     is_trio: bool
-
-    def runs_here(self) -> bool:
-        """Whether this is the loop that runs the caller."""
-        return _running() is self.identity
 
     def may_still_run(self) -> bool:
         """Whether somebody else could be running in it, so that state must not move to another loop."""
@@ -64,11 +62,22 @@ def current() -> EventLoop:
         import trio
 
         token = trio.lowlevel.current_trio_token()
-        return EventLoop(token, trio.current_time, trio.sleep, token.run_sync_soon, True)
+
+        def runs_in_trio() -> bool:
+            return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token
+
+        return EventLoop(token, trio.current_time, trio.sleep, token.run_sync_soon, runs_in_trio, True)
     import asyncio
 
     loop = asyncio.get_running_loop()
-    return EventLoop(loop, loop.time, asyncio.sleep, loop.call_soon_threadsafe, False)
+
+    def runs_in_asyncio() -> bool:
+        try:
+            return asyncio.get_running_loop() is loop
+        except RuntimeError:
+            return False
+
+    return EventLoop(loop, loop.time, asyncio.sleep, loop.call_soon_threadsafe, runs_in_asyncio, False)
 
 
 def _running() -> object | None:

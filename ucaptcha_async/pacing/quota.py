@@ -45,6 +45,7 @@ class Reading:
         )
 
 
+@functools.lru_cache(maxsize=64)  # most answers say the same as the one before
 def _number(text: str | None) -> float | None:
     try:
         value = float(text) if text else -1.0
@@ -53,6 +54,7 @@ def _number(text: str | None) -> float | None:
     return value if 0 <= value < math.inf else None
 
 
+@functools.lru_cache(maxsize=64)
 def _whole(text: str | None) -> int | None:
     try:
         value = int(text) if text else -1

@@ -143,6 +143,7 @@ class PollClock:
     faults: int
     _streak: int
     _last: float
+    _others: float
     _pending: float
     _watched: bool = attrs.field(repr=False)
 
@@ -163,7 +164,7 @@ class PollClock:
         self._rng = rng
         self.net = net
         self.polls = self.faults = self._streak = 0
-        self._last = -math.inf
+        self._last = self._others = -math.inf
         self._pending = 0.0
         self._watched = not resumed and self._history.watch(self)
         first = 0.0 if resumed else self._first()
@@ -201,7 +202,7 @@ class PollClock:
     @property
     def earliest(self) -> float:
         """When the next poll may start at the earliest."""
-        return max(self.accepted_at, self._last + self.polling.interval)
+        return max(self.accepted_at, self._last + self.polling.interval, self._others)
 
     @property
     def stretched(self) -> bool:
@@ -215,6 +216,7 @@ class PollClock:
 
     def not_before(self, time: float) -> None:
         """Somebody else polled the task: the next poll waits until then."""
+        self._others = max(self._others, time)
         self.next_poll = max(self.next_poll, time)
 
     def interrupted(self, sent_at: float) -> None:
@@ -244,7 +246,7 @@ class PollClock:
     def hinted(self, now: float) -> None:
         """Somebody says that the task is ready: poll as soon as the interval allows, and go on without a net."""
         self.net = False
-        self.next_poll = max(now, self._last + self.polling.interval)
+        self.next_poll = max(now, self.earliest)
 
     def _plan(self) -> Plan:
         return self._history.plan(self.polling.interval, self.polling.poll_price)

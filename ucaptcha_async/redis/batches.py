@@ -11,14 +11,13 @@ from typing import Any, Generic, TypeVar
 import anyio
 import attrs
 
+from ucaptcha_async.checks import Seconds, seconds
 from ucaptcha_async.errors import UCaptchaError
 
 from .store import Client, RedisHook, RedisUnavailableError, Shared
 
 T = TypeVar("T")
 
-GAP = 0.01
-"""The shortest time between two batches, in seconds."""
 _MOST = 500
 
 
@@ -41,10 +40,17 @@ class Batching(Shared, Generic[T]):
     """
 
     def __init__(
-        self, redis: str | Client, name: str, timeout: float, lease: float, on_event: RedisHook | None
+        self,
+        redis: str | Client,
+        name: str,
+        timeout: Seconds,
+        lease: Seconds,
+        linger: Seconds,
+        on_event: RedisHook | None,
     ) -> None:
         super().__init__(redis, name, timeout, on_event)
-        self._lease = lease
+        self._linger = seconds("linger", linger)
+        self._lease = seconds("lease", lease, minimum=1.0)
         self._queue: deque[Order[T]] = deque()
         self._batch: list[Order[T]] = []
         self._number = 0
@@ -83,7 +89,7 @@ class Batching(Shared, Generic[T]):
     def _due(self) -> float:
         if self.is_away:
             return self._visited_at + self._link.retry_in
-        return self._visited_at + (GAP if self._queue or self._batch else self._rest())
+        return self._visited_at + (self._linger if self._queue or self._batch else self._rest())
 
     def _rest(self) -> float:
         """Seconds to the next visit when there is nothing to order."""

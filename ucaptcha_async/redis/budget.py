@@ -297,6 +297,8 @@ class RedisBudget(Batching[list[str]]):
         create: Whether to begin with nothing spent if Redis knows no budget of this name. With `False` that counts as
             a loss: for programs that are never the first.
         lease: Seconds (or a `timedelta`) after which the reservations of a silent process count as spent.
+        linger: The shortest time between two batches, in seconds: what happens meanwhile goes in one. A process that
+            does less does not wait; one that does more spends less on Redis.
         timeout: How long Redis may take to connect, or to answer, in seconds.
         when_away: What `reserve` does while Redis is away: `"wait"` until it is back, or `"refuse"` with a
             `RedisUnavailableError`.
@@ -319,12 +321,13 @@ class RedisBudget(Batching[list[str]]):
         estimate: Money | Mapping[str, Money] | None = None,
         create: bool = True,
         lease: Seconds = 60.0,
+        linger: Seconds = 0.15,
         timeout: Seconds = 1.0,
         when_away: Literal["wait", "refuse"] = "wait",
         expires: Seconds = 30 * 86_400.0,
         on_event: RedisHook | None = None,
     ) -> None:
-        super().__init__(redis, name, seconds("timeout", timeout), seconds("lease", lease, minimum=1.0), on_event)
+        super().__init__(redis, name, timeout, lease, linger, on_event)
         self.max_spend = None if max_spend is None else _amount("max_spend", max_spend)
         self.max_spend_per_hour = (
             None if max_spend_per_hour is None else _amount("max_spend_per_hour", max_spend_per_hour)

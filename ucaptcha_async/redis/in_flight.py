@@ -25,10 +25,12 @@ from ucaptcha_async.pacing import InFlightStatistics
 from .scripts import FORGETFUL, new_token, text
 from .store import Client, RedisHook, RedisStateLost, RedisUnavailableError, Shared
 
-_GAP = 0.01
+_GAP = 0.02
 """The shortest time between two visits, in seconds: what changes meanwhile goes in one."""
-_POLL = 0.1
-"""How often a process with waiters asks for places, in seconds; longer if there are very many processes."""
+_POLL = 0.15
+"""How often a process asks for places, or gives some back, where there are too few; longer in a very large fleet."""
+_SPARE = 1.0
+"""How often a process that holds more than it uses tells Redis what it uses."""
 
 SCRIPT = (
     FORGETFUL
@@ -37,25 +39,25 @@ local limit, settle, lease = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV
 local me, number, used, waiting = 'p:' .. ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local generation, settled = mark(ARGV[1], ARGV[2], settle)
 
-local mine = {wanted = math.min(used + waiting, limit), served = 0, number = -1, given = 0}
+local mine = {id = me, wanted = math.min(used + waiting, limit), number = -1}
 local all, taken, demand = {mine}, 0, used + waiting
 local state = redis.call('HGETALL', KEYS[1])
 for i = 1, #state, 2 do
   if string.sub(state[i], 1, 2) == 'p:' then
-    local given, wanted, ends, served, seen = string.match(state[i + 1], '(%d+) (%d+) (%d+) (%d+) (%d+)')
+    local given, wanted, ends, seen = string.match(state[i + 1], '(%d+) (%d+) (%d+) (%d+)')
     if state[i] == me then
-      mine.served, mine.number, mine.given = tonumber(served), tonumber(seen), tonumber(given)
+      mine.number = tonumber(seen)
     elseif tonumber(ends) <= now then
       redis.call('HDEL', KEYS[1], state[i])
     else
-      all[#all + 1] = {wanted = math.min(tonumber(wanted), limit), served = tonumber(served)}
+      all[#all + 1] = {id = state[i], wanted = math.min(tonumber(wanted), limit)}
       taken, demand = taken + tonumber(given), demand + tonumber(wanted)
     end
   end
 end
 if number < mine.number then return {generation, -1, 0, 0, #all} end
 
--- The level up to which everybody gets what it wants, and who gets one more.
+-- The level up to which everybody gets what it wants.
 table.sort(all, function(a, b) return a.wanted < b.wanted end)
 local left, level = limit, math.huge
 for i, each in ipairs(all) do
@@ -69,22 +71,28 @@ for i, each in ipairs(all) do
 end
 local fair = math.min(mine.wanted, level)
 if mine.wanted > level then
-  local before = 0
+  -- What does not divide goes round, a second for each.
+  local hungry, place = 0, 0
   for _, each in ipairs(all) do
-    if each ~= mine and each.wanted > level and each.served < mine.served then before = before + 1 end
+    if each.wanted > level then
+      hungry = hungry + 1
+      if each.id < me then place = place + 1 end
+    end
   end
-  if before < left then fair = fair + 1 end
+  if (place + math.floor(now / 1000000)) % hungry < left then fair = fair + 1 end
 end
 
 local allowed = math.max(0, math.min(fair, limit - taken))
+if demand < limit then  -- and some in reserve, so that not every start needs a visit
+  allowed = allowed + math.max(0, math.floor((limit - math.max(demand, taken + allowed)) / (2 * #all)))
+end
 if settled > now then allowed = used end
+if ARGV[10] == '1' then allowed = 0 end
 local given = math.max(used, allowed)
-if given > mine.given then mine.served = now end
 if given == 0 and waiting == 0 and ARGV[10] == '1' then
   redis.call('HDEL', KEYS[1], me)
 else
-  local line = '%d %d %.0f %.0f %d'
-  redis.call('HSET', KEYS[1], me, string.format(line, given, used + waiting, now + lease, mine.served, number))
+  redis.call('HSET', KEYS[1], me, string.format('%d %d %.0f %d', given, used + waiting, now + lease, number))
 end
 redis.call('PEXPIRE', KEYS[1], math.ceil(2 * (lease + settle) / 1000))
 return {generation, allowed, demand > limit and 1 or 0, math.max(0, math.ceil(settled - now)), #all}
@@ -236,11 +244,12 @@ class RedisInFlight(Shared):
     def _due(self) -> float:
         if self.is_away:
             return self._visited_at + self._link.retry_in
-        if self._told != (self._in_use, len(self._line)):
-            return self._visited_at + (5 * _GAP if self._contended else _GAP)
+        poll = max(_POLL, self._processes * _POLL / 50)
         if self._line:
-            return self._visited_at + max(_POLL, self._processes * _POLL / 50)
-        return self._visited_at + self._lease / 3
+            return self._visited_at + (poll if self._contended else _GAP)
+        if self._told != (self._in_use, 0):
+            return self._visited_at + (poll if self._contended else 3 * poll)
+        return self._visited_at + min(self._lease / 3, _SPARE if self._allowed > self._in_use else math.inf)
 
     async def _visit(self) -> None:
         said = self._in_use, len(self._line)

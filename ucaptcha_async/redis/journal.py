@@ -105,7 +105,9 @@ for _, drop in ipairs(change.drop) do
   redis.call('ZREM', KEYS[4], drop[1])
   redis.call('ZREM', KEYS[5], drop[2])
 end
-for _, name in ipairs(change.free) do redis.call('HDEL', KEYS[3], name) end
+for _, free in ipairs(change.free) do
+  if redis.call('HGET', KEYS[3], free[1]) == free[2] then redis.call('HDEL', KEYS[3], free[1]) end
+end
 for name, id in pairs(change.hold) do redis.call('HSET', KEYS[3], name, id) end
 if ARGV[8] ~= '' then written = ARGV[8] end
 count = count + 1
@@ -173,20 +175,20 @@ class _Page(Book):
         put = [[i, _raw(r), *((_open(r), "") if r.state in OPEN else ("", _open(r)))] for i, r in self.touched.items()]
         gone = [r for r in (*self.touched.values(), *self.dropped.values()) if r.key is not None]
         hold = {_name(*pair): row.submit_id for pair, row in self.by_key.items() if row.submit_id in self.touched}
-        free = [_name(r.account, r.key) for r in gone if self._is_free(r) and r.submit_id in self.rows]
+        free = [[_name(r.account, r.key), r.submit_id] for r in gone if self._gave_up(r)]
         change = {
             "rows": self.rows,
             "keys": self.keys,
             "put": put,
             "drop": [[i, _open(r)] for i, r in self.dropped.items() if self.rows.get(i)],
-            "free": [name for name in free if name not in hold],
+            "free": free,
             "hold": hold,
             "begins": begins,
         }
         return json.dumps(change)
 
-    def _is_free(self, row: Row) -> bool:
-        """Whether a row that was read has given up its key."""
+    def _gave_up(self, row: Row) -> bool:
+        """Whether a row holds its key no more."""
         return row.submit_id in self.dropped or row.state not in HOLDS_KEY
 
 
@@ -215,6 +217,8 @@ class RedisJournal(Batching[Change], Reporting):
         create: Whether to begin anew if Redis knows no journal of this name. With `False` that counts as a loss: for
             programs that are never the first.
         lease: Seconds (or a `timedelta`) after which a silent process counts as dead.
+        linger: The shortest time between two batches, in seconds: what happens meanwhile goes in one. A process that
+            does less does not wait; one that does more spends less on Redis.
         timeout: How long Redis may take to connect, or to answer, in seconds.
         patience: How long `begin` waits for a Redis that is away, in seconds; `math.inf` for ever.
         expires: Seconds (or a `timedelta`) without any use after which Redis forgets the journal. Default: 30 days.
@@ -234,14 +238,13 @@ class RedisJournal(Batching[Change], Reporting):
         store_solutions: bool = False,
         create: bool = True,
         lease: Seconds = 30.0,
+        linger: Seconds = 0.15,
         timeout: Seconds = 1.0,
         patience: Seconds = 5.0,
         expires: Seconds = 30 * 86_400.0,
         on_event: RedisHook | None = None,
     ) -> None:
-        Batching.__init__(
-            self, redis, name, seconds("timeout", timeout), seconds("lease", lease, minimum=1.0), on_event
-        )
+        Batching.__init__(self, redis, name, timeout, lease, linger, on_event)
         Reporting.__init__(self, store_solutions=store_solutions)
         self._patience = seconds("patience", patience, allow_inf=True)
         self._expires = seconds("expires", expires, minimum=3600.0)
@@ -252,6 +255,9 @@ class RedisJournal(Batching[Change], Reporting):
         parts = ("", ":rows", ":keys", ":order", ":open", ":owners")
         self._keys = [self._link.key(part) for part in parts]
         self._lost = False
+        # The open rows of this process as they were written, and what to add to our clock for Redis' time.
+        self._own: dict[str, str] = {}
+        self._offset: float | None = None
         # The attempts to write the batch at hand, and what they answer if they were written.
         self._attempts: dict[str, Sequence[Any]] = {}
 
@@ -330,14 +336,33 @@ class RedisJournal(Batching[Change], Reporting):
         """Decide on a batch, and write it; `None` if others were faster."""
         ids = list({change.submit_id for change in orders})
         names = list({change.holds for change in orders if change.holds is not None})
-        page, written = await self._read(ids, names)
-        if written in self._attempts:
-            return self._attempts[written]
+        page = None if self._attempts else self._guess(orders)
+        if page is None:
+            page, written = await self._read(ids, names)
+            if written in self._attempts:
+                return self._attempts[written]
         answers = [self._decide(change, page) for change in orders]
         attempt = f"{number}.{len(self._attempts)}"
         self._attempts[attempt] = answers
         begins = any(isinstance(change, Begin) for change in orders) and not page.lost
         return answers if await self._save(page, attempt, begins=begins) else None
+
+    def _guess(self, orders: Sequence[Change]) -> _Page | None:
+        """What Redis most likely has, to be written at once: our own rows as we know them, and keys that are free."""
+        if self._offset is None or self._lost:
+            return None
+        page = _Page(self._token, ())
+        page.now = anyio.current_time() + self._offset
+        for change in orders:
+            if isinstance(change, Begin) and change.submit_id not in self._own:
+                page.load(change.submit_id, "")
+            elif change.submit_id in self._own:
+                page.load(change.submit_id, self._own[change.submit_id])
+            elif change.submit_id not in page.rows:
+                return None
+            if change.holds is not None:
+                page.keys[_name(*change.holds)] = ""
+        return page
 
     def _decide(self, change: Change, page: _Page) -> object:
         if page.lost and isinstance(change, Begin):
@@ -357,6 +382,7 @@ class RedisJournal(Batching[Change], Reporting):
         now, written, alive, rows, holders = self._hear(reply)
         page = _Page(self._token, map(text, alive))
         page.now, page.lost = float(now) / 1e6, self._lost
+        self._offset = page.now - anyio.current_time()
         for submit_id, raw in zip(ids, rows, strict=True):
             page.load(submit_id, text(raw))
         for word, (submit_id, raw) in zip(words, holders, strict=True):
@@ -366,12 +392,24 @@ class RedisJournal(Batching[Change], Reporting):
         return page, text(written)
 
     async def _save(self, page: _Page, attempt: str, *, begins: bool) -> bool:
+        if not page.touched and not page.dropped:
+            return True
         change = page.change(begins=begins)
+        # Should the answer be lost, nothing is known any more.
+        for submit_id in page.rows:
+            self._own.pop(submit_id, None)
         generation, run, count, outcome = await self._link.call(
             self._commit, self._keys, [*self._head(), attempt, change]
         )
         self._stamp.see(text(generation), text(run), int(count))
-        return text(outcome) == "written"
+        if text(outcome) != "written":
+            return False
+        for row in (*page.touched.values(), *page.dropped.values()):
+            if row.owner == self._token and row.state in OPEN and row.submit_id in page.touched:
+                self._own[row.submit_id] = _raw(row)
+            else:
+                self._own.pop(row.submit_id, None)
+        return True
 
     def _head(self) -> list[str | int | float]:
         stamp = self._stamp

@@ -223,8 +223,9 @@ class Job(Generic[S]):
         while True:
             try:
                 return await self._submit_once(attempt)
-            except SubmitUncertainError:
-                if not resubmits or self.exchange is None:
+            except SubmitUncertainError as error:
+                # A task that the answer names is waited for rather than paid for again.
+                if not resubmits or error.task_id is not None:
                     raise
                 resubmits -= 1
 
@@ -340,11 +341,12 @@ class Job(Generic[S]):
 
     def _tell_breaker(self, error: BaseException) -> None:
         breaker, exchange = self.session.breaker, self.exchange
-        answered = exchange is not None and exchange.status is not None
-        if not answered or not isinstance(error, UCaptchaError):
+        if exchange is None or exchange.status is None or not isinstance(error, UCaptchaError):
             breaker.stand_down()
-        elif exchange.in_protocol or isinstance(error, RateLimitedError):
+        elif exchange.in_protocol:
             breaker.refused(error, certain=exchange.code in CODES)
+        elif isinstance(error, RateLimitedError):
+            breaker.stand_down()
         else:
             breaker.foreign()
 
@@ -358,7 +360,8 @@ class Job(Generic[S]):
         elif exchange is None:
             await lease.close(Fate.UNSENT)
         elif exchange.named is not None and self.fate is Fate.UNCERTAIN:
-            self.task_id = exchange.named
+            self.task_id, self.maybe_charged = exchange.named, True
+            self.session.emit(Uncertain, self)
             await lease.accepted(exchange.named)
             await self._close(Fate.PARKED)
         else:
@@ -366,8 +369,8 @@ class Job(Generic[S]):
             self.maybe_charged = self.maybe_charged or fate in (Fate.UNCERTAIN, Fate.FAILED_BY_CODE)
             if fate is Fate.UNCERTAIN:
                 self.session.emit(Uncertain, self)
-            if fate is Fate.FAILED_BY_CODE and isinstance(error, UCaptchaError):
-                error.charged = None
+            if fate is not Fate.UNCERTAIN and isinstance(error, UCaptchaError):
+                error.charged = None if fate is Fate.FAILED_BY_CODE else False
             await lease.close(fate, End(error_code=error.error_code if isinstance(error, UCaptchaError) else None))
 
     async def _answered_too_late(self, lease: Lease, answer: Answer) -> None:
@@ -583,7 +586,7 @@ class Job(Generic[S]):
     def charged(self) -> bool | None:
         """Whether money was spent, as far as is known now."""
         if self.task_id is not None and self.state is not State.ENDED:
-            return True
+            return None if self.fate is Fate.UNCERTAIN else True
         sent = self.state is State.SUBMITTING and self.exchange is not None and self.exchange.sent
         return None if self.maybe_charged or (sent and self.fate is None) else False
 
@@ -611,8 +614,11 @@ class Job(Generic[S]):
         error.attempts = self.attempts
         if error.charged is False and self.maybe_charged:
             error.charged = None  # the last task was not charged; an earlier one of unknown fate may have been
-        if isinstance(error, ClientStateError | JournalError) and self.charged:
+        ends = isinstance(error, ClientStateError | JournalError)
+        if ends and self.charged:
             error.task_id, error.charged = self.task_id, True
+        waits_again = self.handed_out and self.state is State.WAITING
+        if ends or (self.lease is not None and not waits_again):
             self._abandon()
         if not self.handed_out:
             self._not_answerable()

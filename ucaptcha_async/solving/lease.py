@@ -154,16 +154,15 @@ class Lease:
         row, follows = self.row, self.follows
         if fate is not Fate.PARKED:
             self.row = None
-        if fate is Fate.SOLVED:
-            self.session.count_cost(self.kind, end.cost)
+        counted = fate is Fate.SOLVED and self.session.count_cost(self.kind, end.task_id, end.cost)
         if self.session.budget is not None and self.reservation is not None:
             await self._settle(money, end)
         if row is None or (fate is Fate.PARKED and follows):
             return
         first = await self.session.write(lambda journal, row: report(journal, row, end), row)
-        if fate is Fate.SOLVED and first is False:
-            # Two who wait for the same task of the journal have paid for it once.
-            self.session.count_cost(self.kind, None if end.cost is None else -end.cost)
+        if counted and first is False and end.cost is not None:
+            # Another process that waits for the same task of the journal has counted it.
+            self.session.tally.spent[self.kind] -= end.cost
 
     async def _settle(self, money: Money, end: End) -> None:
         budget, reservation = self.session.budget, self.reservation

@@ -47,7 +47,7 @@ LAST_WRITE = 10.0
 """Seconds that a cancelled solve still takes, at the most, to write its last line into the journal."""
 
 REMEMBERED_TASKS = 10_000
-"""Tasks with secrets that are remembered, for calls that name a task by its id alone."""
+"""Tasks that are remembered, so that each is counted once, and its secrets are known to who names its id alone."""
 
 
 class Call(Protocol):
@@ -132,6 +132,7 @@ class Session:
     _unreachable_since: float | None = None
     _told: set[str] = attrs.field(factory=set)
     _keys: dict[str, list[Any]] = attrs.field(factory=dict)
+    _counted: dict[str, None] = attrs.field(factory=dict)
     _secrets: dict[str, tuple[str, ...]] = attrs.field(factory=dict, repr=False)
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
     _dropped: deque[tuple[Callable[[], None], str | None]] = attrs.field(factory=deque)
@@ -148,10 +149,16 @@ class Session:
         except Exception:
             logger.exception("on_event raised; the solve goes on")
 
-    def count_cost(self, kind: str, cost: Decimal | None) -> None:
-        """Count what a solved task cost."""
-        if cost is not None:
-            self.tally.spent[kind] = self.tally.spent.get(kind, Decimal(0)) + cost
+    def count_cost(self, kind: str, task_id: str | None, cost: Decimal | None) -> bool:
+        """Count what a solved task cost, once, however many waited for it; whether it was counted now."""
+        if cost is None or task_id in self._counted:
+            return False
+        if task_id is not None:
+            self._counted[task_id] = None
+            while len(self._counted) > REMEMBERED_TASKS:
+                del self._counted[next(iter(self._counted))]
+        self.tally.spent[kind] = self.tally.spent.get(kind, Decimal(0)) + cost
+        return True
 
     def unread(self, outcome: Outcome[Any]) -> None:
         """Keep the id of a paid task whose outcome nobody has read."""

@@ -67,7 +67,7 @@ def fate_of(error: UCaptchaError, exchange: Exchange) -> Fate:
         return Fate.UNCERTAIN if exchange.sent else Fate.UNSENT
     if exchange.named is not None:  # an answer that refuses and names a task contradicts itself
         return Fate.UNCERTAIN
-    if isinstance(error, RateLimitedError) and (error.error_code is None or exchange.in_protocol):
+    if exchange.status == 429:
         return Fate.REFUSED
     if not exchange.in_protocol or isinstance(error, Unreadable):
         return Fate.UNCERTAIN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,6 +228,14 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
     return {_WIRE: (name, write)}
 
 
+class _Signature:
+    """The signature of a class is that of its `__init__`, though its `__new__` takes any fields."""
+
+    def __get__(self, instance: object, cls: type[object]) -> inspect.Signature:
+        init = inspect.signature(cls.__init__)
+        return init.replace(parameters=[*init.parameters.values()][1:])
+
+
 def _fields(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
     return fields
@@ -241,6 +250,7 @@ class Widget(Task[S_co]):
 
     type_names: ClassVar[Names]
     """What the services of the family call this kind of task."""
+    __signature__ = _Signature()
 
     def __new__(cls, **given: Any) -> Self:
         """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""

@@ -218,7 +218,7 @@ class Solution:
 
     def _find(self, *keys: str) -> Any:
         """The first value that is there and not empty, out of sight: errors leave through here."""
-        return next((masked(self.raw[key]) for key in keys if self.raw.get(key) not in (None, "")), None)
+        return next((masked(self.raw[key]) for key in keys if not _is_blank(self.raw.get(key))), None)
 
     def _text(self, *keys: str) -> str:
         value = self._text_or_none(*keys)
@@ -270,6 +270,10 @@ class Solution:
 
 def _restore(cls: type[Solution], fields: dict[str, Any]) -> Solution:
     return cls(**fields)
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _as_number(value: object) -> float | None:

@@ -36,7 +36,7 @@ def _decimal(text: str) -> Decimal:
         return Decimal("NaN")
 
 
-_decode = json.JSONDecoder(parse_float=_decimal).decode
+_decode = json.JSONDecoder(parse_float=_decimal, strict=False).decode  # a line break in a description breaks nothing
 
 DEEPEST = 64
 """Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
@@ -49,6 +49,9 @@ MOST = Decimal(10) ** 12
 
 READY_WORDS = frozenset({"completed", "success"})
 """Other words of the family for `ready`, where a solution comes with them."""
+
+NO_ERROR = frozenset({"", "0", "0.0", "SUCCESS", "OK", "NONE", "NULL", "FALSE"})
+"""Texts in `errorId` that mean no error."""
 
 _STATUSES = frozenset(map(str, Status))
 
@@ -162,7 +165,9 @@ class Api:
         return exchange.clean(message) if isinstance(message, str) else ""
 
     def _exchange(self, path: str, fields: Mapping[str, Any], secrets: tuple[str, ...] = ()) -> Exchange:
-        body = SecretBytes(_encode({"clientKey": self._key, **fields}).encode())
+        # Value by value: the encoder writes a text at once, and sets itself up anew for each mapping.
+        more = "".join([f',"{name}":{_encode(value)}' for name, value in fields.items()])
+        body = SecretBytes(f'{{"clientKey":{_encode(self._key)}{more}}}', "ascii")
         return Exchange(path, body, self.limiter, self.clock, self.timeout, secrets=(self._key, *secrets))
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -249,7 +254,7 @@ def _understood(exchange: Exchange, reply: Reply) -> Mapping[str, Any]:
         if code is not None and (_is_error(body) or reply.status >= 400):
             exchange.in_protocol = True
             raise _refusal(exchange, body, code, reply.status)
-        if _is_error(body):
+        if _is_error(body) and (reply.status != 429 or exchange.named is not None):
             raise Unreadable(f"{path} reports an error without a code", task_id=_task_of(exchange), retryable=True)
         if exchange.named is not None or body.get("solution"):
             # What is paid for must not be lost to an odd HTTP status.
@@ -311,7 +316,7 @@ def _is_error(body: Mapping[str, Any]) -> bool:
     """Whether `errorId` means an error; services of the family send other things than 0 for none."""
     error_id = body.get("errorId")
     if isinstance(error_id, str):
-        return error_id.strip().upper() not in ("", "0", "SUCCESS")
+        return error_id.strip().upper() not in NO_ERROR
     return bool(error_id)
 
 
@@ -323,10 +328,20 @@ def _word(exchange: Exchange, body: Mapping[str, Any], name: str) -> str | None:
 
 def _told(exchange: Exchange, body: Mapping[str, Any]) -> str | None:
     """What the service says in words. `errorDescription` is the protocol's; frameworks use other names."""
-    for text in (body.get("errorDescription"), body.get("detail"), body.get("message"), body.get("error")):
-        if isinstance(text, str) and text:
+    for name in ("errorDescription", "detail", "message", "error", "errors"):
+        if text := _sentence(body.get(name)):
             return exchange.clean(text)
     return None
+
+
+def _sentence(value: object, depth: int = 0) -> str | None:
+    """A text, or the first in what frameworks wrap it in: `{"error": {"message": …}}`, `{"detail": [{"msg": …}]}`."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, dict) and depth < 2:
+        inner = (_sentence(value.get(name), depth + 1) for name in ("detail", "message", "msg", "error"))
+        return next(filter(None, inner), None)
+    return _text(value)
 
 
 def _seconds(text: str | None) -> float | None:
@@ -365,10 +380,10 @@ def _secret(value: object) -> SecretStr | None:
 
 
 def _id(value: object) -> str | None:
-    """The task that an answer names, as it came. `0`, `"0"`, `""` and `false` name none."""
+    """The task that an answer names, as it came. `0`, `"0"`, `false` and blank text name none."""
     if isinstance(value, int) and not isinstance(value, bool) and value != 0:
         return NumericId(value)
-    return value if isinstance(value, str) and value not in ("", "0") else None
+    return value if isinstance(value, str) and value.strip() not in ("", "0") else None
 
 
 def _money(value: object) -> Decimal | None:

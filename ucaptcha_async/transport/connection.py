@@ -291,6 +291,7 @@ class Connection:
         if len(request) <= LARGE:
             await self._write(request)
             return await self._read()
+        failure: str | None = NO_ANSWER
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write, request)
             failure = await self._read()

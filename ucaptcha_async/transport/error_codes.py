@@ -193,7 +193,7 @@ def class_for(code: str | None, http_status: int) -> type[UCaptchaError]:
     if code in CODES:
         return CODES[code]
     if code in INTERNAL:
-        return ServiceError
+        return RateLimitedError if http_status == 429 else ServiceError
     words = _words(code or "")
     guess = next((cls for rule, cls in _RULES if rule <= words), None)
     return guess or _STATUSES.get(http_status, ServiceError)
