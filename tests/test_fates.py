@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from decimal import Decimal
 from typing import Any
@@ -472,7 +473,11 @@ async def test_a_lost_task_under_callbacks() -> None:
 
 @attrs.define(eq=False, init=False)
 class SlowJournal(MemoryJournal):
-    """Takes a while to write each end."""
+    """Takes a while to write each id and each end."""
+
+    async def accepted(self, *arguments: Any) -> None:
+        await anyio.sleep(3)
+        await super().accepted(*arguments)
 
     async def finished(self, *arguments: Any, **details: Any) -> bool:
         await anyio.sleep(3)
@@ -484,13 +489,33 @@ async def test_spent_counts_before_the_last_line_is_written() -> None:
     money, journal = budget(), SlowJournal()
     service = OwnService()
     async with at(service, budget=money, journal=journal, polling=Polling(first=5, jitter=0)) as client:
-        with anyio.move_on_after(6.5):
+        with anyio.move_on_after(9.5):
             await client.solve(TURNSTILE)
         assert client.spent == {TURNSTILE.kind: CENT}
         assert client.statistics().spent == {TURNSTILE.kind: CENT}
         (row,) = await rows(journal)
 
     assert (money.spent, money.reserved, row.state, row.cost) == (CENT, 0, State.SOLVED, CENT)
+
+
+@pytest.mark.parametrize("after", [1, 7])
+async def test_cancelled_by_asyncios_own_means_during_a_write(after: float, anyio_backend_name: str) -> None:
+    """No shield keeps that out: the id is kept, and the money counted, all the same."""
+    if anyio_backend_name != "asyncio":
+        return
+    money = budget()
+    service = OwnService()
+    async with at(service, budget=money, journal=SlowJournal(), polling=Polling(first=5, jitter=0)) as client:
+        task = asyncio.ensure_future(client.solve(TURNSTILE))
+        await anyio.sleep(after)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert client.abandoned == ("task-1",)
+        assert client.statistics().in_flight == 0
+
+    assert (money.spent, money.reserved) == (CENT, 0)
+    assert client.spent == ({} if after == 1 else {TURNSTILE.kind: CENT})
 
 
 # --- late polls -------------------------------------------------------------------------------------------------------
