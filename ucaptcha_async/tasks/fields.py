@@ -70,6 +70,10 @@ KEY = must("non-empty text without white space", is_key)
 TEXT = must("non-empty text", lambda value: isinstance(value, str) and value.strip() != "")
 FLAG = must("True or False", lambda value: isinstance(value, bool))
 OBJECT = must("a mapping of JSON values", lambda value: isinstance(value, Mapping))
+
+# Where a field has an alias or a converter, ty sees it only with a validator of the field's own type.
+a_type: Callable[[Any, attrs.Attribute[str | None], str | None], None] = maybe(KEY)
+"""A validator: a type's name, or `None`."""
 DOMAIN = one_of("google.com", "recaptcha.net", "www.google.com", "www.recaptcha.net")
 LENGTH = whole_number(0, 10_000)
 CLICKS = whole_number(1, 1_000)
@@ -94,12 +98,12 @@ def more_fields(task: object, attribute: attrs.Attribute[Any], value: Any) -> No
         raise InvalidTaskError("extra must not hold 'type': set the task's own type", field="extra")
 
 
-def a_lifetime(_: object, __: attrs.Attribute[Any], value: Any) -> None:
+def a_lifetime(_: object, __: attrs.Attribute[float | None], value: Any) -> None:
     """A validator: a duration, or `None`."""
     lifetime(value)
 
 
-def json_object(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+def json_object(_: object, attribute: attrs.Attribute[str | None], value: Any) -> None:
     """A validator: a mapping, text that holds a JSON object, or `None`."""
     if not (value is None or isinstance(value, Mapping) or (isinstance(value, str) and _is_json_object(value))):
         raise wrong(attribute.name, value, "a mapping, or text that holds a JSON object")
