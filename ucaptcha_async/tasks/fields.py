@@ -70,14 +70,14 @@ KEY = must("non-empty text without white space", is_key)
 TEXT = must("non-empty text", lambda value: isinstance(value, str) and value.strip() != "")
 FLAG = must("True or False", lambda value: isinstance(value, bool))
 OBJECT = must("a mapping of JSON values", lambda value: isinstance(value, Mapping))
-
-# Where a field has an alias or a converter, ty sees it only with a validator of the field's own type.
-a_type: Callable[[Any, attrs.Attribute[str | None], str | None], None] = maybe(KEY)
-"""A validator: a type's name, or `None`."""
 DOMAIN = one_of("google.com", "recaptcha.net", "www.google.com", "www.recaptcha.net")
 LENGTH = whole_number(0, 10_000)
 CLICKS = whole_number(1, 1_000)
 ANGLE = must("a number above 0, up to 360", lambda value: _is_number(value) and 0 < value <= 360)
+
+# Where a field has an alias or a converter, ty sees it only with a validator of the field's own type.
+a_type: Callable[[Any, attrs.Attribute[str | None], str | None], None] = maybe(KEY)
+"""A validator: a type's name, or `None`."""
 
 
 def page(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
