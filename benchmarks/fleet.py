@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+
+from ucaptcha_async.testing.books import most_in_window
 
 ROOT = Path(__file__).parent.parent
 PRICE = "0.00145"
@@ -74,16 +77,17 @@ class Worker:
         from ucaptcha_async.redis import RedisBudget, RedisInFlight, RedisJournal, RedisRateLimiter
 
         o = self.options
-        redis, name, lease = o["redis"], o["name"], o["lease"]
-        if redis is None:
-            share = o["processes"]
-            places = InFlight(max(1, o["places"] // share))
-            return RateLimiter(o["limit"] // share, window=o["window"]), places, None, MemoryJournal()
+        redis, name, lease, share = o["redis"], o["name"], o["lease"], o["processes"]
+        common = o["shared"] if redis else ()
         return (
-            RedisRateLimiter(redis, name=name, limit=o["limit"], window=o["window"], when_away="wait"),
-            RedisInFlight(redis, name=name, limit=o["places"], lease=max(lease, 3 * o["solve_time"])),
-            RedisBudget(redis, o["money"], name=name, estimate=PRICE, lease=lease),
-            RedisJournal(redis, name=name, lease=lease, patience=60),
+            RedisRateLimiter(redis, name=name, limit=o["limit"], window=o["window"], when_away="wait")
+            if "limit" in common
+            else RateLimiter(o["limit"] // share, window=o["window"]),
+            RedisInFlight(redis, name=name, limit=o["places"], lease=max(lease, 3 * o["solve_time"]))
+            if "places" in common
+            else InFlight(max(1, o["places"] // share)),
+            RedisBudget(redis, o["money"], name=name, estimate=PRICE, lease=lease) if "money" in common else None,
+            RedisJournal(redis, name=name, lease=lease, patience=60) if "journal" in common else MemoryJournal(),
         )
 
     async def solve(self, key: str) -> Any:
@@ -223,35 +227,56 @@ def saturate(options: dict[str, Any], url: str, redis: str | None) -> dict[str, 
     return {"solved": [line[2] for line in said], "cpu": sum(line[3] for line in said)}
 
 
+class Heard:
+    """A process, and what it has said so far."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.process = start(options)
+        self.lines: list[list[Any]] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with contextlib.suppress(ValueError):  # the last line of a killed process may be cut off
+                self.lines.append(json.loads(line))
+
+    def works(self) -> bool:
+        """Whether it has begun, and not ended."""
+        return bool(self.lines) and self.process.poll() is None
+
+    def end(self, timeout: float | None = None) -> list[list[Any]]:
+        """Wait for it; all that it said."""
+        self.process.wait(timeout)
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return self.lines
+
+
 def kill(options: dict[str, Any], url: str, redis: str) -> dict[str, Any]:
-    """Kill processes at random and start others in their place, then let all finish."""
+    """Kill working processes at random and start others in their place, then let all finish."""
     rng = random.Random(options["seed"])
     settings = {**options, "url": url, "redis": redis}
-    fleet = [start({**settings, "number": number}) for number in range(options["processes"])]
+    fleet = [Heard({**settings, "number": number}) for number in range(options["processes"])]
     lines: list[list[Any]] = []
     kills = 0
     while kills < options["kills"]:
         time.sleep(rng.uniform(*options["pause"]))
-        number = rng.randrange(len(fleet))
-        alive = fleet[number].poll() is None
-        fleet[number].kill()
-        lines += _lines(fleet[number].communicate()[0])
-        fleet[number] = start({**settings, "number": number})
-        kills += alive
-    for process in fleet:
-        output, _ = process.communicate(timeout=options["seconds"])
-        assert process.returncode == 0
-        lines += _lines(output)
-    return {"kills": kills, "lines": lines}
-
-
-def _lines(output: str) -> list[list[Any]]:
-    """What a process said; the last line of a killed one may be cut off."""
-    said = []
-    for line in output.splitlines():
-        with contextlib.suppress(ValueError):
-            said.append(json.loads(line))
-    return said
+        working = [number for number, each in enumerate(fleet) if each.works()]
+        if all(each.process.poll() is not None for each in fleet):
+            break  # all jobs are done
+        if working:
+            number = rng.choice(working)
+            fleet[number].process.kill()
+            lines += fleet[number].end()
+            fleet[number] = Heard({**settings, "number": number})
+            kills += 1
+    for each in fleet:
+        lines += each.end(options["seconds"])
+    return {"kills": kills, "lines": lines, "codes": [each.process.returncode for each in fleet]}
 
 
 def in_flight(tasks: list[dict[str, Any]]) -> int:
@@ -282,8 +307,6 @@ def paid_twice(tasks: list[dict[str, Any]], lines: list[list[Any]]) -> dict[str,
 
 def share_used(times: list[float], limit: int, window: float, skip: float) -> tuple[int, float]:
     """The fullest window, and how much of the limit was used after the first seconds."""
-    from ucaptcha_async.testing.books import most_in_window
-
     times = sorted(times)
     begin, end = times[0] + skip, times[-1] - window / 10
     inside = sum(begin <= moment <= end for moment in times)
@@ -318,6 +341,7 @@ USUAL: dict[str, Any] = {
     "jobs": 4_000,
     "kills": 200,
     "pause": (0.5, 1.5),
+    "shared": ("limit", "places", "money", "journal"),
 }
 
 
@@ -332,7 +356,7 @@ def measure(part: str, settings: dict[str, Any]) -> dict[str, Any]:
         options = {**options, "money": "0.75", "seconds": 60.0, **settings}
     service = {"solve_time": options["solve_time"], "seed": options["seed"], "rate_limit": 10**6, "balance": "1000"}
     with redis_server() as (redis, server), running_service(**service) as running:
-        if part == "saturate":
+        if part != "kill":
             time.sleep(options["window"] * 1.1)  # a server younger than a window may have forgotten one: nobody starts
         result = (kill if part == "kill" else saturate)(options, running.url, redis)
         books: Any = running.books(full=True)
@@ -342,10 +366,10 @@ def measure(part: str, settings: dict[str, Any]) -> dict[str, Any]:
     result |= {"most_in_flight": in_flight(tasks), "places": options["places"], "accepted": len(tasks)}
     result |= {"spent": books["spent"], "money": options["money"]}
     if part == "kill":
-        return {**result, **paid_twice(tasks, result.pop("lines"))}
-    if part == "money":
-        return result
+        return {**paid_twice(tasks, result.pop("lines")), **result}
     times = [record["at"] for record in books["request_list"]]
+    if part == "money":
+        return {**result, "fullest_window": most_in_window(times, options["window"])}
     result["fullest_window"], result["used"] = share_used(times, options["limit"], options["window"], 2.0)
     result["limit"] = options["limit"]
     fair = sum(result["solved"]) / options["processes"]

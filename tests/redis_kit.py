@@ -98,6 +98,7 @@ def server() -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -107,6 +108,7 @@ def own_server() -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -102,6 +102,10 @@ class MemoryWire:
             raise piece
         return piece
 
+    def says(self, data: bytes) -> None:
+        """The peer sends something that nobody asked for."""
+        self.left, self._pieces = Waiting.BYTES, [data]
+
     def waiting(self) -> Waiting:
         return self.left
 
@@ -128,11 +132,10 @@ async def server(handle: Callable[[ByteStream], Awaitable[None]], *, tls: bool =
                     )
                 await handle(stream)
 
-    async with anyio.create_task_group() as tasks:
+    async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
         yield listener.extra(anyio.abc.SocketAttribute.local_port)
         tasks.cancel_scope.cancel()
-    await listener.aclose()
 
 
 async def request(stream: ByteStream) -> bytes:

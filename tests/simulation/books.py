@@ -45,6 +45,7 @@ class Books:
             if task.id not in self.twins:
                 self.accepted[work_of(task.website_url)].append(task.id)
         self.buyers = {r.accepted: r.process for r in self.requests if r.accepted is not None}
+        self.nameless_answers = {r.accepted for r in self.requests if r.answered and not r.named}
         self.solved = [
             (heard.process, heard.at, self._solved_id(heard))
             for heard in world.heard

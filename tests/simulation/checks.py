@@ -139,44 +139,46 @@ def money_agrees(books: Books) -> Complaints:
     high = Decimal(0)
     for process in books.world.processes:
         told = {task_id for number, _, task_id in books.solved if number == process.number}
-        most = _cost(books, told | doubtful) + _counted_at_death(books, process)
+        most = _cost(books, told | doubtful) + _counted_at_death(process) + _counted_blindly(books, process)
         high += most
         if process.spent > most:
             yield f"process {process.number} says it spent {process.spent}; the books say at most {most}"
     told = {task_id for _, _, task_id in books.solved}
+    if books.plan.journal_vanishes_at is not None:
+        # Without its file, the journal cannot tell one process what another has counted.
+        doubtful |= {task_id for _, at, task_id in books.solved if at < books.world.calm_at and task_id is not None}
     low = _cost(books, told - doubtful)
-    # Without its file, the journal cannot tell one process what another has counted.
     if books.plan.journal_vanishes_at is None:
-        dead = sum((_counted_at_death(books, process) for process in books.world.processes), Decimal(0))
-        # A solution is counted before it is written down: who dies in between has counted what the next one counts.
-        dead += _cost(books, (task_id for task_id in doubtful if _at_death(books, task_id)))
+        dead = sum(map(_counted_at_death, books.world.processes), Decimal(0))
         high = _cost(books, told | doubtful) + dead
     spent = sum((process.spent for process in books.world.processes), Decimal(0))
     if not low <= spent <= high:
         yield f"all processes say they spent {spent}; the books say {low} to {high}"
 
 
-def _counted_at_death(books: Books, process: Process) -> Decimal:
-    """What a process may have counted once too often as it died: each user's solution, before the journal's word."""
-    at = [i for n, at, i in books.solved if n == process.number and at == process.died_at and i is not None]
-    return sum((_cost(books, [task_id]) for task_id in at), Decimal(0))
+def _counted_at_death(process: Process) -> Decimal:
+    """What a process had counted and not written down as it died: its next life counts it again."""
+    return sum(process.unwritten, Decimal(0)) if process.dead else Decimal(0)
+
+
+def _counted_blindly(books: Books, process: Process) -> Decimal:
+    """What several users of the same work may each have counted while the journal's file was away."""
+    if books.plan.journal_vanishes_at is None:
+        return Decimal(0)
+    here = [i for n, at, i in books.solved if n == process.number and at < books.world.calm_at]
+    return sum((_cost(books, [task_id]) for task_id in here), Decimal(0))
 
 
 def _doubtful(books: Books, task_id: str) -> bool:
     """Whether a task was solved just as its user gave up or its process died: then it may not be counted."""
-    if books.tasks[task_id].first_delivered_at is None:
-        return False
-    never = all(solved != task_id for _, _, solved in books.solved)
-    return _at_death(books, task_id) or (
-        never and any(task_id in process.abandoned for process in books.world.processes)
-    )
-
-
-def _at_death(books: Books, task_id: str) -> bool:
-    """Whether a process died between the delivery of a solution and the news of it."""
     delivered = books.tasks[task_id].first_delivered_at
+    if delivered is None:
+        return False
+    if task_id in books.nameless_answers:
+        return True
     first = min((at for _, at, solved in books.solved if solved == task_id), default=math.inf)
-    return delivered is not None and any(delivered <= death <= first + EPSILON for death in books.deaths)
+    died = any(delivered <= death <= first + EPSILON for death in books.deaths)
+    return died or (first == math.inf and any(task_id in process.abandoned for process in books.world.processes))
 
 
 def money_is_explained(books: Books) -> Complaints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from decimal import Decimal
 from typing import Any, Protocol
 
 import anyio
@@ -15,6 +16,7 @@ class Writer(Protocol):
     """The process, as its journal knows it."""
 
     dead: bool
+    unwritten: list[Decimal]
 
     def writes(self, name: str, *, done: bool) -> None:
         """A step of the journal is about to be, or has been, written. The process may die of it."""
@@ -84,8 +86,13 @@ class Diary:
         await self._step("accepted", submit_id, task_id)
 
     async def finished(self, submit_id: str, state: Any, **details: Any) -> bool:
-        """Record the end."""
-        return await self._step("finished", submit_id, state, **details)  # type: ignore[no-any-return]
+        """Record the end. The client has counted its cost by now."""
+        cost = details.get("cost") or Decimal(0)
+        self._writer.unwritten.append(cost)
+        first: bool = await self._step("finished", submit_id, state, **details)
+        if not self._writer.dead:
+            self._writer.unwritten.remove(cost)
+        return first
 
     async def uncertain(self, submit_id: str) -> None:
         """Record that no answer was read."""

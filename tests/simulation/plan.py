@@ -396,7 +396,7 @@ class _Draw:
 
     def lives(self, *, crashes: bool) -> tuple[Life, ...]:
         ends: list[Life] = []
-        while crashes and len(ends) < 4 and self.chance(0.6):
+        while crashes and len(ends) < 6 and self.chance(0.85):
             ends.append(self.life(first=not ends))
         return (*ends, Life())
 
@@ -407,7 +407,7 @@ class _Draw:
         if kind == 1:
             return Life(stop_at=self.spread(0.2, 120))
         # Only who recovers takes anything up; rare steps are chosen more often.
-        step = self.rng.choices(STEPS, weights=(3, 5, 4, 3, 8, 5, 3, 0 if first else 6))[0]
+        step = self.rng.choices(STEPS, weights=(4, 5, 4, 5, 10, 6, 5, 0 if first else 6))[0]
         often = step in ("begin", "accepted", "finished")
         return Life(crash_step=step, crash_count=int(self.spread(1, 8)) if often else 1, crash_after=self.chance(0.5))
 

@@ -53,6 +53,7 @@ class Process:
         abandoned: What the client said was abandoned, at its end.
         budget: Its budget.
         statistics: The client's, at an orderly end.
+        unwritten: What it counts for solutions that it is about to write down.
     """
 
     world: World
@@ -66,6 +67,7 @@ class Process:
     abandoned: tuple[str, ...] = ()
     budget: Budget | None = None
     statistics: ClientStatistics | None = None
+    unwritten: list[Decimal] = attrs.field(factory=list)
     on_crash: Callable[[], None] = lambda: None
     _client: AsyncClient = attrs.field(init=False)
     _users_own: Any = None

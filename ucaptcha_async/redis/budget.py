@@ -321,7 +321,7 @@ class RedisBudget(Batching[list[str]]):
         estimate: Money | Mapping[str, Money] | None = None,
         create: bool = True,
         lease: Seconds = 60.0,
-        linger: Seconds = 0.1,
+        linger: Seconds = 0.15,
         timeout: Seconds = 1.0,
         when_away: Literal["wait", "refuse"] = "wait",
         expires: Seconds = 30 * 86_400.0,

@@ -27,7 +27,7 @@ from .store import Client, RedisHook, RedisStateLost, RedisUnavailableError, Sha
 
 _GAP = 0.02
 """The shortest time between two visits, in seconds: what changes meanwhile goes in one."""
-_POLL = 0.1
+_POLL = 0.15
 """How often a process asks for places, or gives some back, where there are too few; longer in a very large fleet."""
 _SPARE = 1.0
 """How often a process that holds more than it uses tells Redis what it uses."""

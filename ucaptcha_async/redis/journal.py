@@ -238,7 +238,7 @@ class RedisJournal(Batching[Change], Reporting):
         store_solutions: bool = False,
         create: bool = True,
         lease: Seconds = 30.0,
-        linger: Seconds = 0.1,
+        linger: Seconds = 0.15,
         timeout: Seconds = 1.0,
         patience: Seconds = 5.0,
         expires: Seconds = 30 * 86_400.0,

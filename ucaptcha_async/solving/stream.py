@@ -230,4 +230,6 @@ async def _open(journal: Journal, account: str) -> AsyncIterator[Entry]:
 async def _uncertain(job: Job[Any]) -> Solution:
     assert job.lease is not None
     await job.lease.close(Fate.UNCERTAIN)
-    raise SubmitUncertainError("an earlier process submitted this and did not learn whether it was accepted")
+    job.state = State.ENDED
+    learned = "did not learn whether it was accepted" if job.task_id is None else "the service did not know it any more"
+    raise SubmitUncertainError(f"an earlier process submitted this, and {learned}", task_id=job.task_id)

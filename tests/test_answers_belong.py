@@ -1,0 +1,226 @@
+"""Whose answer is it? A service that at random sends answers twice, over real sockets: each request gets its own."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections import Counter
+from contextlib import suppress
+
+import anyio
+import pytest
+from anyio.abc import ByteStream
+
+from tests.transport_kit import answered, certificate, exchange, request, response, server, unanswered
+from ucaptcha_async.transport import pool as pool_module
+from ucaptcha_async.transport.exchange import Sender
+from ucaptcha_async.transport.network import event_loop_clock
+from ucaptcha_async.transport.senders import open_sender
+from ucaptcha_async.transport.wires import Waiting
+
+ways = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+
+
+def sender(port: int, tls: bool, **options: object) -> Sender:
+    settings = {"transport": "fast", "max_connections": 20, "ssl_context": certificate().client, "proxy": None}
+    url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
+    return open_sender(url, clock=event_loop_clock(), **(settings | options))  # type: ignore[arg-type]
+
+
+class Repeating:
+    """Answers each request with the number in it, now and then twice: at once, a little later, or much later."""
+
+    def __init__(self, rng: random.Random, share: float) -> None:
+        self.rng, self.share = rng, share
+        self.twice: Counter[str] = Counter()
+
+    async def __call__(self, stream: ByteStream) -> None:
+        writing = anyio.Lock()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                try:
+                    number = (await request(stream)).rpartition(b"\r\n\r\n")[2]
+                except (anyio.EndOfStream, anyio.BrokenResourceError):
+                    return
+                answer = response(number)
+                kind = self.rng.choice(["packet", "soon", "late"]) if self.rng.random() < self.share else ""
+                self.twice["packet"] += kind == "packet"
+                async with writing:
+                    await stream.send(answer * 2 if kind == "packet" else answer)
+                if kind in ("soon", "late"):
+                    tasks.start_soon(self._again, stream, answer, kind, writing)
+
+    async def _again(self, stream: ByteStream, answer: bytes, kind: str, writing: anyio.Lock) -> None:
+        await anyio.sleep(self.rng.uniform(0, 0.002 if kind == "soon" else 0.05))
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+            async with writing:
+                await stream.send(answer)
+            self.twice[kind] += 1
+
+
+@ways
+async def test_each_request_gets_its_own_answer(tls: bool) -> None:
+    """Of 10,000 requests (over TLS 2,000: each takes a handshake) to a service that sends one answer in fifty twice,
+    a handful at most gets another's.
+
+    Nobody can tell a second answer that comes between our write and the true answer. Each connection that was kept when
+    the first extra byte was noticed may have carried one such request; after that, none.
+    """
+    service, wrong, each = Repeating(random.Random(1), 0.02), 0, 100 if tls else 500
+    async with server(service, tls=tls) as port:
+        way = sender(port, tls)
+
+        async def ask(first: int) -> None:
+            nonlocal wrong
+            for number in range(first, first + each):
+                reply = await answered(way, exchange(body=b'{"number":%d}' % number))
+                wrong += bytes(reply.content) != b'{"number":%d}' % number
+
+        async with anyio.create_task_group() as tasks:
+            for first in range(0, 20 * each, each):
+                tasks.start_soon(ask, first)
+        await way.aclose()
+
+    assert wrong <= 20
+    assert service.twice["packet"] > 5
+
+
+@ways
+async def test_without_distrust(tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Second answers that are there before the next request are never taken, even if connections are trusted again at
+    once."""
+    monkeypatch.setattr(pool_module, "DISTRUST", 0.0)
+    twice, rng, all_sent = 0, random.Random(1), anyio.Event()
+
+    async def handle(stream: ByteStream) -> None:
+        nonlocal twice
+        while True:
+            answer = response((await request(stream)).rpartition(b"\r\n\r\n")[2])
+            await stream.send(answer)
+            if rng.random() < 0.2:
+                twice += 1
+                await stream.send(answer)
+            all_sent.set()
+
+    async with server(handle, tls=tls) as port:
+        way = sender(port, tls)
+        for number in range(1_000):
+            body = b'{"number":%d}' % number
+            assert body == bytes((await answered(way, exchange(body=body))).content)
+            await all_sent.wait()
+            all_sent = anyio.Event()
+        await way.aclose()
+
+    assert twice > 100
+
+
+def until_sent(port: int) -> None:
+    """Hold up the event loop until the service's thread has sent what it sends late."""
+    with socket.create_connection(("127.0.0.1", port)) as gate:
+        gate.recv(1)
+
+
+@ways
+async def test_a_blocked_event_loop_does_not_hide_it(tls: bool) -> None:
+    """Bytes that the system holds, because the loop was held up by other code, are seen before the next write."""
+    import threading
+
+    listener, gate = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    seen: list[bytes] = []
+
+    def serve() -> None:
+        for number in range(2):
+            stream: socket.socket = listener.accept()[0]
+            if tls:
+                stream = certificate().server.wrap_socket(stream, server_side=True)
+            with stream:
+                seen.append(stream.recv(65_536))
+                stream.sendall(response(b'{"number":%d}' % number))
+                if number == 0:
+                    held = gate.accept()[0]  # the event loop is blocked from here
+                    stream.sendall(response(b'{"number":"extra"}'))
+                    held.sendall(b"x")
+                    held.close()
+                    stream.recv(65_536)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with listener, gate:
+        way = sender(listener.getsockname()[1], tls)
+        first = await answered(way, exchange())
+        until_sent(gate.getsockname()[1])
+        second = await answered(way, exchange())
+        await way.aclose()
+        await anyio.to_thread.run_sync(thread.join)
+
+    assert [b'{"number":0}', b'{"number":1}'] == [bytes(first.content), bytes(second.content)]
+    assert second.first
+    assert all(data.count(b"POST") == 1 for data in seen)
+
+
+@ways
+async def test_an_idle_connection_that_the_service_closes(tls: bool) -> None:
+    """It is no extra byte: the next request goes over a new connection, and connections stay trusted."""
+
+    async def handle(stream: ByteStream) -> None:
+        await request(stream)
+        await stream.send(response(b"{}"))
+        await anyio.sleep(0.01)
+
+    told: list[str] = []
+    async with server(handle, tls=tls) as port:
+        way = sender(port, tls, on_extra_bytes=lambda: told.append("extra"))
+        for _ in range(5):
+            assert (await answered(way, exchange(submit=True))).first
+            await anyio.sleep(0.05)
+        await way.aclose()
+
+    assert told == []
+
+
+@ways
+async def test_session_tickets_are_no_answer(tls: bool) -> None:
+    """What TLS itself sends behind a handshake leaves connections in use: 50 requests, one connection."""
+
+    async def handle(stream: ByteStream) -> None:
+        while True:
+            await request(stream)
+            await stream.send(response(b"{}"))
+
+    async with server(handle, tls=tls) as port:
+        way = sender(port, tls)
+        for _ in range(50):
+            await answered(way, exchange())
+            await anyio.sleep(0.001)
+        statistics = way.statistics()
+        await way.aclose()
+
+    assert statistics is not None
+    assert 1 == statistics.opened
+
+
+@ways
+async def test_a_service_that_speaks_first(tls: bool) -> None:
+    """Nothing is sent to it."""
+
+    async def handle(stream: ByteStream) -> None:
+        await stream.send(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await stream.receive()
+
+    async with server(handle, tls=tls) as port:
+        way = sender(port, tls)
+        made, connected = way.connect, []  # type: ignore[attr-defined]
+
+        async def connect() -> object:
+            connected.append(await made())
+            while connected[-1].waiting() is Waiting.NOTHING:
+                await anyio.sleep(0.001)
+            return connected[-1]
+
+        way.connect = connect  # type: ignore[attr-defined]
+        sent = exchange(submit=True)
+        error = await unanswered(way, sent)
+        await way.aclose()
+
+    assert "the service spoke before it was asked" == error.reason
+    assert not sent.sent
