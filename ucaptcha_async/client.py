@@ -97,10 +97,10 @@ class AsyncClient:
         timeout: Seconds for one solve, queueing and submit included (`float` or `timedelta`); `None` for no limit. The
             service advises about 5 min.
         http_client: An `httpx.AsyncClient` or `httpx2.AsyncClient` of your own, used as it is and not closed.
-        transport: `"httpx"` (default) or `"httpx2"`: which of the twins carries the client's own connections. `"fast"`:
-            polls go through aiohttp, submits past httpx's client, at less CPU each (asyncio only; extra `fast`).
-        proxy: A proxy for the requests to the service itself (`http://` or `socks5://`). Default: as the environment
-            says.
+        transport: `"httpx"` (default) or `"httpx2"`: which of the twins stands over the client's own connections.
+            `"fast"`: neither, at less CPU a request. The extra `fast` brings a faster parser for all of them.
+        proxy: A proxy for the requests to the service itself (`http://`, `https://` or `socks5://`). Default: as the
+            environment says.
         ssl_context: For a certificate authority of your own. It must verify certificates.
         max_connections: The most connections to the service. Default: 256.
         request_timeout: Seconds for one HTTP request.

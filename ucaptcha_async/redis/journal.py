@@ -264,7 +264,8 @@ class RedisJournal(Batching[Change], Reporting):
 
     async def __aenter__(self) -> Self:
         """Open the connection to Redis, if a URL was given, and begin to renew the lease."""
-        return await Batching.__aenter__(self)
+        await Batching.__aenter__(self)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
