@@ -211,7 +211,7 @@ async def test_an_earlier_attempt_may_have_been_charged() -> None:
     assert caught.value.charged is None
 
 
-@pytest.mark.parametrize("first", [page(502), NAMED, refused("INTERNAL_ERROR")])
+@pytest.mark.parametrize("first", [page(502), refused("INTERNAL_ERROR"), Said({"errorId": 1})])
 async def test_an_earlier_submit_may_have_been_charged(first: Said) -> None:
     """Resubmitted, then refused: the money of the first stays counted, and an event told of it."""
     events: list[Event] = []
@@ -224,6 +224,18 @@ async def test_an_earlier_submit_may_have_been_charged(first: Said) -> None:
     assert (caught.value.charged, money.spent, money.reserved) == (None, CENT, 0)
     assert [attempt.uncertain for attempt in caught.value.attempts] == [True, False]
     assert len([event for event in events if isinstance(event, Uncertain)]) == 1
+
+
+async def test_a_named_refusal_is_not_submitted_again() -> None:
+    """Even where that was asked for: the task that it names can be waited for."""
+    money = budget()
+    service = OwnService().says("createTask", NAMED)
+    async with at(service, on_uncertain="resubmit", budget=money) as client:
+        with pytest.raises(SubmitUncertainError) as caught:
+            await client.solve(TURNSTILE)
+        assert (await client.job(caught.value.task_id or "").wait()).token == TOKEN
+
+    assert (len(service.submits), money.spent) == (1, CENT)
 
 
 @pytest.mark.parametrize("error", [TaskNotFoundError, SubmitUncertainError])
@@ -590,6 +602,20 @@ async def test_a_last_poll_keeps_the_interval() -> None:
         with pytest.raises(SolveTimeoutError):
             await client.solve(TURNSTILE, timeout=17)
 
+    assert min(gaps(service)) >= 5 - 1e-9
+
+
+async def test_a_last_poll_keeps_the_interval_from_others() -> None:
+    """Short waits in a row, by one job and by others for the same id: five seconds between two polls, whoever's."""
+    service = OwnService().says("getTaskResult", always=attrs.evolve(PENDING, after=3))
+    async with at(service, polling=Polling(first=5, jitter=0)) as client:
+        job = await client.submit(TURNSTILE)
+        for timeout in (6, 3, 1, 1.5, 4, 2, 2, 9):
+            for each in (job, client.job("task-1")):
+                with pytest.raises(SolveTimeoutError):
+                    await each.wait(timeout=timeout)
+
+    assert len(service.polls) > 5
     assert min(gaps(service)) >= 5 - 1e-9
 
 
