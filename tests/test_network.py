@@ -141,6 +141,30 @@ async def test_closed_after_the_request(tls: bool, read: int) -> None:
     assert sent.sent
 
 
+@schemes
+async def test_each_request_has_its_own_deadline(tls: bool) -> None:
+    """On one connection, the time of an earlier request ends no later one, and a shorter one is kept."""
+    delays = iter([0.0, 1.2, 60.0])
+
+    async def handle(stream: ByteStream) -> None:
+        with suppress(StopIteration):
+            while True:
+                await request(stream)
+                await anyio.sleep(next(delays))
+                await stream.send(response(BODY))
+
+    async with server(handle, tls=tls) as port:
+        way = sender(port, tls)
+        await answered(way, exchange(timeout=1))
+        assert not (await answered(way, exchange(timeout=60))).first
+        with anyio.fail_after(20):
+            error = await unanswered(way, exchange(timeout=0.1))
+        assert (0, 0) == (way.statistics().busy, way.statistics().idle)
+        await way.aclose()
+
+    assert "no answer within 0.1 s" == error.reason
+
+
 async def test_a_reset_is_no_extra_byte() -> None:
     """A connection that was reset while it was idle is closed, like one that was closed."""
 
