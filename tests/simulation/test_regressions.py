@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import attrs
 import pytest
 
 from ucaptcha_async import Polling
@@ -157,6 +158,16 @@ REGRESSIONS: dict[str, tuple[dict[str, Any], str]] = {
             "delays": (0.1, 0.2),
         },
         "world_httpx2_injected",
+    ),
+    # Another task's failure, told again on a kept connection, ended the wait.
+    "another task's failure": (
+        {
+            "failure_rate": 0.5,
+            "rates": {"extra_crossing": 0.4},
+            "dialect": attrs.evolve(DIALECTS["ucaptcha"], extras=("taskId",), unsolvable_is_error=True),
+            "failure_code": "ERROR_CAPTCHA_SOLVE_FAILED",
+        },
+        "extra_crossing_arrived",
     ),
     # A connection that the service closes after each answer.
     "closing answers": ({"rates": {"closing_answer": 1.0}}, "closing_answer"),

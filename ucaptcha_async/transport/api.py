@@ -183,17 +183,13 @@ class Api:
             APIConnectionError: No answer came, or another request's.
             UCaptchaError: The service refuses, or its answer is not the protocol's.
         """
-        body, reply = await self._send(exchange)
+        body, reply = await self._send(exchange, believed)
         if not exchange.in_protocol:
             path = exchange.path.removeprefix("/")
             raise Unreadable(f"{path} answered with JSON that is not the protocol's", task_id=_task_of(exchange))
-        answer = _answer(exchange, body, reply)
-        asked, named = exchange.task_id, answer.task_id
-        if asked is not None and named is not None and named not in (asked, believed):
-            self._named_another(exchange, reply, named)
-        return answer
+        return _answer(exchange, body, reply)
 
-    async def _send(self, exchange: Exchange) -> tuple[Mapping[str, Any], Reply]:
+    async def _send(self, exchange: Exchange, believed: str | None = None) -> tuple[Mapping[str, Any], Reply]:
         reply = failure = None
         try:
             reply = await self.sender.send(exchange)
@@ -205,8 +201,12 @@ class Api:
                 self._tell_limiter(reply)
         if failure is not None or reply is None:
             raise failure from failure.__cause__  # type: ignore[misc,union-attr]
+        body = _read(exchange, reply)
+        if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
+            # Looked at first: what another request's answer says, good or bad, is nothing to this one.
+            self._named_another(exchange, reply)
         try:
-            return _understood(exchange, reply), reply
+            return _understood(exchange, reply, body), reply
         except UCaptchaError as error:
             error.retry_after = _seconds(reply.headers.get("retry-after"))
             raise
@@ -225,7 +225,7 @@ class Api:
             self.throttled += reply.status == 429
             self.limiter.observe(reply.status, reply.headers, sent_at=reply.sent_at, received_at=reply.received_at)
 
-    def _named_another(self, exchange: Exchange, reply: Reply, named: str) -> None:
+    def _named_another(self, exchange: Exchange, reply: Reply) -> None:
         """On a connection's first request an answer cannot be an earlier one's, and is believed."""
         if reply.first:
             if "another" not in self._told:
@@ -234,17 +234,22 @@ class Api:
             return
         reply.discard()
         error = WrongTask("the answer names another task than was asked for", task_id=exchange.task_id)
-        error.named = named
+        error.named = exchange.named or ""
         raise error
 
 
-def _understood(exchange: Exchange, reply: Reply) -> Mapping[str, Any]:
-    """The body of an answer that is the protocol's, or the error that it is."""
-    body, path = _object(reply.content), exchange.path.removeprefix("/")
-    exchange.status = reply.status
+def _read(exchange: Exchange, reply: Reply) -> Mapping[str, Any] | None:
+    """The JSON object that came, if one did; its code and the task that it names are noted."""
+    body, exchange.status = _object(reply.content), reply.status
     if body is not None:
-        code = exchange.code = _secret(body.get("errorCode"))
-        exchange.named = _id(body.get("taskId"))
+        exchange.code, exchange.named = _secret(body.get("errorCode")), _id(body.get("taskId"))
+    return body
+
+
+def _understood(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The body of an answer that is the protocol's, or the error that it is."""
+    path, code = exchange.path.removeprefix("/"), exchange.code
+    if body is not None:
         if _status(body) == Status.FAILED:  # it decides, whatever the envelope
             exchange.in_protocol = True
             return body
