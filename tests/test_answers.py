@@ -8,9 +8,10 @@ import json
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
-from tests.helpers import TURNSTILE, V2, at_rest
+from tests.helpers import KEY, TURNSTILE, V2, at_rest
 from tests.own_service import PENDING, TOKEN, OwnService, Said, accepted, at, page, ready, refused
 from ucaptcha_async import (
     AccountError,
@@ -45,6 +46,7 @@ from ucaptcha_async.events import (
     Throttled,
 )
 from ucaptcha_async.journal import State
+from ucaptcha_async.testing import LocalService
 from ucaptcha_async.transport.error_codes import CODES, SOURCES, class_for, is_pending
 
 pytestmark = pytest.mark.virtual_time
@@ -800,3 +802,18 @@ async def test_no_balance_is_no_number(said: Said) -> None:
     async with at(service) as client:
         with pytest.raises(ProtocolError):
             await client.get_balance()
+
+
+# --- the local service ------------------------------------------------------------------------------------------------
+
+
+async def test_empty_optional_fields_are_absent() -> None:
+    """Real clients send `"callbackUrl": ""` and the like; the local service takes them as real ones do."""
+    service = LocalService()
+    empty = {"callbackUrl": "", "selectionMode": "", "provider": "", "softId": "", "languagePool": ""}
+    body = {"clientKey": KEY, "task": {**V2.to_wire(), "pageAction": "", "proxy": ""}, **empty}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service), base_url="http://service") as http:
+        said = (await http.post("/createTask", json=body)).json()
+
+    assert said["errorId"] == 0, said
+    assert service.books.accepted == (said["taskId"],)

@@ -60,7 +60,7 @@ class Repeating:
 
 @ways
 async def test_each_request_gets_its_own_answer(tls: bool) -> None:
-    """Of 10,000 requests (over TLS 2,000: each takes a handshake) to a service that sends one answer in fifty twice,
+    """Of 10,000 requests (2,000 over TLS, for its handshakes) to a service that sends one answer in fifty twice,
     a handful at most gets another's.
 
     Nobody can tell a second answer that comes between our write and the true answer. Each connection that was kept when

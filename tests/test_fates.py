@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from decimal import Decimal
 from typing import Any
@@ -210,7 +211,7 @@ async def test_an_earlier_attempt_may_have_been_charged() -> None:
     assert caught.value.charged is None
 
 
-@pytest.mark.parametrize("first", [page(502), NAMED, refused("INTERNAL_ERROR")])
+@pytest.mark.parametrize("first", [page(502), refused("INTERNAL_ERROR"), Said({"errorId": 1})])
 async def test_an_earlier_submit_may_have_been_charged(first: Said) -> None:
     """Resubmitted, then refused: the money of the first stays counted, and an event told of it."""
     events: list[Event] = []
@@ -223,6 +224,18 @@ async def test_an_earlier_submit_may_have_been_charged(first: Said) -> None:
     assert (caught.value.charged, money.spent, money.reserved) == (None, CENT, 0)
     assert [attempt.uncertain for attempt in caught.value.attempts] == [True, False]
     assert len([event for event in events if isinstance(event, Uncertain)]) == 1
+
+
+async def test_a_named_refusal_is_not_submitted_again() -> None:
+    """Even where that was asked for: the task that it names can be waited for."""
+    money = budget()
+    service = OwnService().says("createTask", NAMED)
+    async with at(service, on_uncertain="resubmit", budget=money) as client:
+        with pytest.raises(SubmitUncertainError) as caught:
+            await client.solve(TURNSTILE)
+        assert (await client.job(caught.value.task_id or "").wait()).token == TOKEN
+
+    assert (len(service.submits), money.spent) == (1, CENT)
 
 
 @pytest.mark.parametrize("error", [TaskNotFoundError, SubmitUncertainError])
@@ -472,7 +485,11 @@ async def test_a_lost_task_under_callbacks() -> None:
 
 @attrs.define(eq=False, init=False)
 class SlowJournal(MemoryJournal):
-    """Takes a while to write each end."""
+    """Takes a while to write each id and each end."""
+
+    async def accepted(self, *arguments: Any) -> None:
+        await anyio.sleep(3)
+        await super().accepted(*arguments)
 
     async def finished(self, *arguments: Any, **details: Any) -> bool:
         await anyio.sleep(3)
@@ -484,13 +501,33 @@ async def test_spent_counts_before_the_last_line_is_written() -> None:
     money, journal = budget(), SlowJournal()
     service = OwnService()
     async with at(service, budget=money, journal=journal, polling=Polling(first=5, jitter=0)) as client:
-        with anyio.move_on_after(6.5):
+        with anyio.move_on_after(9.5):
             await client.solve(TURNSTILE)
         assert client.spent == {TURNSTILE.kind: CENT}
         assert client.statistics().spent == {TURNSTILE.kind: CENT}
         (row,) = await rows(journal)
 
     assert (money.spent, money.reserved, row.state, row.cost) == (CENT, 0, State.SOLVED, CENT)
+
+
+@pytest.mark.parametrize("after", [1, 7])
+async def test_cancelled_by_asyncios_own_means_during_a_write(after: float, anyio_backend_name: str) -> None:
+    """No shield keeps that out: the id is kept, and the money counted, all the same."""
+    if anyio_backend_name != "asyncio":
+        return
+    money = budget()
+    service = OwnService()
+    async with at(service, budget=money, journal=SlowJournal(), polling=Polling(first=5, jitter=0)) as client:
+        task = asyncio.ensure_future(client.solve(TURNSTILE))
+        await anyio.sleep(after)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert client.abandoned == ("task-1",)
+        assert client.statistics().in_flight == 0
+
+    assert (money.spent, money.reserved) == (CENT, 0)
+    assert client.spent == ({} if after == 1 else {TURNSTILE.kind: CENT})
 
 
 # --- late polls -------------------------------------------------------------------------------------------------------
@@ -565,6 +602,20 @@ async def test_a_last_poll_keeps_the_interval() -> None:
         with pytest.raises(SolveTimeoutError):
             await client.solve(TURNSTILE, timeout=17)
 
+    assert min(gaps(service)) >= 5 - 1e-9
+
+
+async def test_a_last_poll_keeps_the_interval_from_others() -> None:
+    """Short waits in a row, by one job and by others for the same id: five seconds between two polls, whoever's."""
+    service = OwnService().says("getTaskResult", always=attrs.evolve(PENDING, after=3))
+    async with at(service, polling=Polling(first=5, jitter=0)) as client:
+        job = await client.submit(TURNSTILE)
+        for timeout in (6, 3, 1, 1.5, 4, 2, 2, 9):
+            for each in (job, client.job("task-1")):
+                with pytest.raises(SolveTimeoutError):
+                    await each.wait(timeout=timeout)
+
+    assert len(service.polls) > 5
     assert min(gaps(service)) >= 5 - 1e-9
 
 

@@ -97,10 +97,10 @@ class AsyncClient:
         timeout: Seconds for one solve, queueing and submit included (`float` or `timedelta`); `None` for no limit. The
             service advises about 5 min.
         http_client: An `httpx.AsyncClient` or `httpx2.AsyncClient` of your own, used as it is and not closed.
-        transport: `"httpx"` (default) or `"httpx2"`: which of the twins carries the client's own connections. `"fast"`:
-            polls go through aiohttp, submits past httpx's client, at less CPU each (asyncio only; extra `fast`).
-        proxy: A proxy for the requests to the service itself (`http://` or `socks5://`). Default: as the environment
-            says.
+        transport: `"httpx"` (default) or `"httpx2"`: which of the twins stands over the client's own connections.
+            `"fast"`: neither, at less CPU a request. The extra `fast` brings a faster parser for all of them.
+        proxy: A proxy for the requests to the service itself (`http://`, `https://` or `socks5://`). Default: as the
+            environment says.
         ssl_context: For a certificate authority of your own. It must verify certificates.
         max_connections: The most connections to the service. Default: 256.
         request_timeout: Seconds for one HTTP request.
@@ -190,6 +190,8 @@ class AsyncClient:
         whole("max_connections", max_connections)
         _verifies(ssl_context)
         per_request = seconds("request_timeout", request_timeout, minimum=0.001)
+        if proxy is not None and not isinstance(proxy, str):
+            raise wrong("proxy", proxy, "a URL as text, for example 'http://host:8080'", ConfigurationError)
         if http_client is None:
             check_settings(url, proxy)
             self._open_sender = functools.partial(
@@ -766,7 +768,8 @@ def _is_a(field: str, value: T, cls: type[T]) -> T:
 def _limiter(value: Limiter | None) -> Limiter:
     if value is None:
         return RateLimiter()
-    if not all(callable(getattr(value, name, None)) for name in ("acquire", "observe", "lost", "statistics")):
+    methods = ("acquire", "observe", "lost", "statistics")
+    if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in methods):
         allowed = "a RateLimiter, for example RateLimiter(100, window=10), or an object with its methods"
         raise wrong("rate_limit", value, allowed, ConfigurationError)
     return value
@@ -781,7 +784,7 @@ def _in_flight(value: int | InFlightBound | None) -> InFlightBound:
 def _journal(value: Journal | str | os.PathLike[str] | None) -> Journal | None:
     if isinstance(value, str | os.PathLike):
         return SQLiteJournal(value)
-    if value is not None and not isinstance(value, Journal):
+    if value is not None and (isinstance(value, type) or not isinstance(value, Journal)):
         raise wrong("journal", value, "a journal, for example SQLiteJournal(path), or a path", ConfigurationError)
     return value
 
@@ -791,7 +794,7 @@ def _budget(value: Budget | SharedBudget | Money | None) -> Budget | SharedBudge
         return value
     if isinstance(value, str | int | float | Decimal):
         return Budget(value)  # it refuses a float, and says why
-    if not isinstance(value, SharedBudget):
+    if isinstance(value, type) or not isinstance(value, SharedBudget):
         raise wrong("budget", value, "a Budget, or an amount of USD as Decimal, int or str", ConfigurationError)
     return value
 
@@ -812,7 +815,8 @@ def _callable(field: str, value: Hook | None) -> Hook | None:
 
 def _http_client(value: HTTPClient) -> HTTPClient:
     send = getattr(value, "send", None)
-    if not callable(getattr(value, "build_request", None)) or not inspect.iscoroutinefunction(send):
+    built = callable(getattr(value, "build_request", None))
+    if isinstance(value, type) or not built or not inspect.iscoroutinefunction(send):
         allowed = "an httpx.AsyncClient or httpx2.AsyncClient (not a synchronous one)"
         raise wrong("http_client", value, allowed, ConfigurationError)
     return value
@@ -823,7 +827,10 @@ def _through(client: HTTPClient, url: str, **_: Any) -> Sender:
 
 
 def _verifies(context: ssl.SSLContext | None) -> None:
-    if context is not None and (context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname):
+    if context is None:
+        return
+    is_context = isinstance(context, ssl.SSLContext)
+    if not is_context or context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         raise wrong(
             "ssl_context", context, "an SSLContext that verifies certificates and host names", ConfigurationError
         )

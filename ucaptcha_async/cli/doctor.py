@@ -222,7 +222,7 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_implementation()} {platform.python_version()}"
     yield "platform", f"{sys.platform} {platform.machine()}"
     yield "openssl", ssl.OPENSSL_VERSION
-    for package in ("ucaptcha_async", "httpx", "anyio", "trio", "aiohttp", "httptools"):
+    for package in ("ucaptcha_async", "httpx", "anyio", "trio", "httptools", "h11"):
         try:
             yield package, importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -59,10 +59,13 @@ class Batching(Shared, Generic[T]):
     def _begin(self) -> None:
         self._visited_at = -math.inf
 
-    def _order(self, what: T) -> Order[T]:
-        """Have something done, with the next batch."""
+    def _order(self, what: T, *, first: bool = False) -> Order[T]:
+        """Have something done, with the next batch; what is undone goes first, before others ask for it."""
         order = Order(what)
-        self._queue.append(order)
+        if first:
+            self._queue.appendleft(order)
+        else:
+            self._queue.append(order)
         self._wake()
         return order
 

@@ -542,7 +542,7 @@ class RedisBudget(Batching[list[str]]):
     def _orphaned(self, order: Order[list[str]]) -> None:
         what, reservation, kind, _ = order.what
         if what == "reserve" and order.answer[0] == "ok":
-            self._order(["release", reservation, kind, ""])
+            self._order(["release", reservation, kind, ""], first=True)
 
 
 def _amount(field: str, value: Money) -> Decimal:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 
 import anyio
 import attrs
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ucaptcha_async.checks import Seconds, seconds, suggests
 from ucaptcha_async.errors import ClientStateError, JournalError
@@ -263,7 +264,8 @@ class RedisJournal(Batching[Change], Reporting):
 
     async def __aenter__(self) -> Self:
         """Open the connection to Redis, if a URL was given, and begin to renew the lease."""
-        return await Batching.__aenter__(self)
+        await Batching.__aenter__(self)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -292,6 +294,8 @@ class RedisJournal(Batching[Change], Reporting):
 
     async def _write(self, change: Change) -> object:
         self._check_open()
+        if isinstance(change, Begin | TakeUp):
+            await checkpoint_if_cancelled()
         order = self._order(change)
         if not isinstance(change, Begin | TakeUp):
             if self.is_away:
@@ -310,9 +314,9 @@ class RedisJournal(Batching[Change], Reporting):
     def _orphaned(self, order: Order[Change]) -> None:
         answer = order.answer
         if isinstance(answer, Claim) and answer.kind is ClaimKind.NEW:
-            self._order(Released(answer.submit_id))
+            self._order(Released(answer.submit_id), first=True)
         elif isinstance(answer, Entry) or (isinstance(answer, Claim) and answer.mine):
-            self._order(Abandoned(answer.submit_id))
+            self._order(Abandoned(answer.submit_id), first=True)
 
     def _postponed(self, error: RedisUnavailableError) -> None:
         for order in (*self._batch, *self._queue):

@@ -251,7 +251,11 @@ class Job(Generic[S]):
             await self._not_accepted(lease, error)
             raise
         session.breaker.accepted()
-        await self._accepted(answer, attempt)
+        try:
+            await self._accepted(answer, attempt)
+        except BaseException:
+            await self._close(Fate.PARKED)
+            raise
 
     async def wait_for_end(self) -> S:
         """Wait for a task that the service has, without a deadline of its own."""
@@ -517,7 +521,11 @@ class Job(Generic[S]):
         if clock is not None:
             clock.ready(answer.received_at, answer.solve_time)
         # Written before it is read: even a solution that lacks what its type promises was paid for.
-        await self._close(Fate.SOLVED, answer)
+        try:
+            await self._close(Fate.SOLVED, answer)
+        except BaseException:
+            self.state = State.WAITING  # paid for, and in nobody's hands
+            raise
         self.solution = self._parsed(answer)
         session.tally.solved += 1
         self._attempted(None, answer.cost)

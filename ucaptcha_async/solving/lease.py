@@ -170,6 +170,7 @@ class Lease:
         assert reservation is not None
         if money is Money.SETTLE:
             await budget.settle(reservation, end.cost)
+            self.reservation = None
         elif money is Money.KEEP:
             await budget.keep(reservation)
         else:

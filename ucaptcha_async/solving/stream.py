@@ -15,6 +15,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from ucaptcha_async.errors import (
     AccountError,
     BudgetExceededError,
+    ClientStateError,
     ConfigurationError,
     SubmitUncertainError,
     UCaptchaError,
@@ -31,7 +32,7 @@ from .session import Session
 S = TypeVar("S", bound=Solution)
 I = TypeVar("I")  # noqa: E741 - an input
 
-STOPS_INTAKE = (AccountError, BudgetExceededError)
+STOPS_INTAKE = (AccountError, BudgetExceededError, ClientStateError)
 """Errors that would meet every further input too."""
 
 
@@ -41,8 +42,9 @@ class Outcomes(Generic[I, S]):
     Enter it with `async with`, then iterate with `async for`.
 
     Inputs are read only as fast as there is room for them: at most `width` are between the input and the reader of the
-    outcomes. When the account as a whole is refused, or the budget is used up, no further input is read; what is
-    running ends, and then the iteration raises that error, with `not_submitted` saying how many inputs were left.
+    outcomes. When the account as a whole is refused, the budget is used up, or the client drains or closes, no further
+    input is read; what is running ends, and then the iteration raises that error, with `not_submitted` saying how many
+    inputs were left.
     After leaving early, the ids of paid tasks whose outcomes were not read are in `client.abandoned`.
 
     Attributes:
@@ -144,6 +146,8 @@ class Outcomes(Generic[I, S]):
                             raise item
                         job = self._job(item)
                     except UCaptchaError as error:  # one bad input is one bad outcome
+                        if error is not item and isinstance(error, self._stops):
+                            self._stopped = self._stopped or error
                         send.send_nowait(Outcome(index=index, task=unknown, result=error))
                     else:
                         tasks.start_soon(self._one, job, index, send)

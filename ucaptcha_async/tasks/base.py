@@ -16,7 +16,7 @@ from ucaptcha_async.errors import InvalidTaskError
 from ucaptcha_async.json_values import JSON, camel, copied, shown, to_json
 from ucaptcha_async.secrecy import SecretMapping, hidden, masked
 
-from .fields import KEY, a_copy, a_lifetime, a_proxy, maybe, more_fields, page, type_name
+from .fields import KEY, a_copy, a_lifetime, a_proxy, a_type, maybe, more_fields, page, type_name
 from .fields import lifetime as seconds_or_none
 from .names import Name, Names, kind_of, merge
 from .proxy import Proxy
@@ -341,7 +341,7 @@ def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
 class Options:
     """What can be set on all classes of tasks."""
 
-    _type: str | None = attrs.field(default=None, alias="type", validator=maybe(KEY), metadata=sent(None))
+    _type: str | None = attrs.field(default=None, alias="type", validator=a_type, metadata=sent(None))
     _life: float | None = attrs.field(
         default=None, alias="lifetime", converter=seconds_or_none, validator=a_lifetime, metadata=sent(None)
     )

@@ -75,6 +75,10 @@ LENGTH = whole_number(0, 10_000)
 CLICKS = whole_number(1, 1_000)
 ANGLE = must("a number above 0, up to 360", lambda value: _is_number(value) and 0 < value <= 360)
 
+# Where a field has an alias or a converter, ty sees it only with a validator of the field's own type.
+a_type: Callable[[Any, attrs.Attribute[str | None], str | None], None] = maybe(KEY)
+"""A validator: a type's name, or `None`."""
+
 
 def page(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
     """A validator: the absolute URL of a page."""
@@ -94,12 +98,12 @@ def more_fields(task: object, attribute: attrs.Attribute[Any], value: Any) -> No
         raise InvalidTaskError("extra must not hold 'type': set the task's own type", field="extra")
 
 
-def a_lifetime(_: object, __: attrs.Attribute[Any], value: Any) -> None:
+def a_lifetime(_: object, __: attrs.Attribute[float | None], value: Any) -> None:
     """A validator: a duration, or `None`."""
     lifetime(value)
 
 
-def json_object(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+def json_object(_: object, attribute: attrs.Attribute[str | None], value: Any) -> None:
     """A validator: a mapping, text that holds a JSON object, or `None`."""
     if not (value is None or isinstance(value, Mapping) or (isinstance(value, str) and _is_json_object(value))):
         raise wrong(attribute.name, value, "a mapping, or text that holds a JSON object")

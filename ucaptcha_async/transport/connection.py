@@ -18,7 +18,7 @@ import h11
 from ucaptcha_async.secrecy import SecretBytes
 
 from .exchange import HEADERS, MAX_BODY
-from .wires import Wire
+from .wires import Wire, expirer
 
 try:
     httptools: Any = importlib.import_module("httptools")
@@ -39,6 +39,7 @@ LARGE = 65_536
 
 MALFORMED = "the answer is not HTTP/1.1"
 NO_ANSWER = "the service closed the connection without an answer"
+LATE = "no answer in time"
 CUT_OFF = "the answer was cut off"
 TOO_LARGE = f"an answer of more than {MAX_BODY} bytes"
 LARGE_HEAD = f"an answer with more than {MAX_HEAD} bytes of headers"
@@ -99,8 +100,12 @@ class Parser:
     def _feed(self, data: bytes) -> None:
         raise NotImplementedError
 
-    def _header(self, name: bytes, value: bytes) -> None:
-        self._head_size += len(name) + len(value)
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer."""
+        if self._headed:
+            return
+        if self._received > MAX_HEAD:
+            self._head_size += len(name) + len(value)
         known = HEADERS.get(name.lower())
         if known is not None:
             self.headers[known] = value.decode("latin-1")
@@ -170,11 +175,6 @@ class HttptoolsParser(Parser):
         else:
             self._cut_off()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A callback of the parser: a header, or a trailer."""
-        if not self._headed:
-            self._header(name, value)
-
     def on_headers_complete(self) -> None:
         """A callback of the parser."""
         if not self._complete:
@@ -241,7 +241,7 @@ class H11Parser(Parser):
                 self.failure = MALFORMED
                 return
             for name, value in event.headers:
-                self._header(name, value)
+                self.on_header(name, value)
             self._head(event.status_code, event.http_version.decode(), reusable=False)
         else:  # the connection was closed
             self._cut_off()
@@ -274,7 +274,7 @@ class Connection:
         doomed: Whether its answers cannot be trusted any more.
     """
 
-    __slots__ = ("answer", "doomed", "requests", "used_at", "wire")
+    __slots__ = ("_expire_at", "answer", "doomed", "requests", "used_at", "wire")
 
     def __init__(self, wire: Wire, now: float, parser: Callable[[], Parser] = new_parser) -> None:
         self.wire = wire
@@ -282,12 +282,21 @@ class Connection:
         self.requests = 0
         self.used_at = now
         self.doomed = False
+        self._expire_at = expirer(wire)
 
-    async def ask(self, request: SecretBytes) -> str | None:
+    async def ask(self, request: SecretBytes, deadline: float) -> str | None:
         """Write a request in one piece, and read its answer. Returns why there is none, if there is none."""
         if self.requests:
             self.answer.begin()
         self.requests += 1
+        if self._expire_at is not None:
+            self._expire_at(deadline)
+            return await self._ask(request)
+        with anyio.CancelScope(deadline=deadline):
+            return await self._ask(request)
+        return LATE
+
+    async def _ask(self, request: SecretBytes) -> str | None:
         if len(request) <= LARGE:
             await self._write(request)
             return await self._read()
@@ -308,6 +317,8 @@ class Connection:
         try:
             while not answer.feed(await self.wire.receive()):
                 pass
+        except TimeoutError:
+            return LATE
         except OSError as error:
             return f"the connection broke: {error.strerror or error}"
         if answer.failure is None:

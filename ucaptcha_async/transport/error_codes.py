@@ -146,7 +146,7 @@ _STATUSES: dict[int, type[UCaptchaError]] = {
 _ABOUT_THE_PAGE = frozenset(
     {"ERROR_RECAPTCHA_INVALID_SITEKEY", "ERROR_RECAPTCHA_INVALID_DOMAIN", "ERROR_RECAPTCHA_OLD_BROWSER"}
 )
-"""Refusals of the task that come when it is being solved. Source: family: anti-captcha."""
+"""Refusals of the task that come when it is being solved. Family: anti-captcha."""
 
 _FINAL_STATUSES = frozenset({405, 413, 451})
 """HTTP statuses that the same request will meet again."""

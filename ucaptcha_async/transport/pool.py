@@ -15,7 +15,7 @@ from ucaptcha_async.errors import ClientStateError
 from ucaptcha_async.pacing import InFlight
 from ucaptcha_async.secrecy import SecretBytes
 
-from .connection import Connection, Parser, new_parser
+from .connection import LATE, Connection, Parser, new_parser
 from .exchange import Clock, ConnectionStatistics, Exchange, Reply, UnansweredError
 from .network import Connect, Origin, connect_failure
 from .proxies import ServiceProxy
@@ -224,15 +224,15 @@ class Pool:
 
     async def _answer(self, connection: Connection, exchange: Exchange) -> Reply:
         assert exchange.sent_at is not None
-        failure: str | None = f"no answer within {exchange.timeout:g} s"
-        with anyio.CancelScope(deadline=exchange.sent_at + exchange.timeout):
-            failure = await connection.ask(self._heads.request(exchange.path, exchange.body))
+        request = self._heads.request(exchange.path, exchange.body)
+        failure = await connection.ask(request, exchange.sent_at + exchange.timeout)
         answer = connection.answer
         if answer.extra:
             self._distrust()
         if failure is not None:
             self._check_open()
-            raise UnansweredError(exchange.clean(failure))
+            late = f"no answer within {exchange.timeout:g} s"
+            raise UnansweredError(late if failure is LATE else exchange.clean(failure))
         if connection.doomed:
             raise UnansweredError("the connection gave another request's answer")
         if answer.status == 407 and self._heads.forwarding:

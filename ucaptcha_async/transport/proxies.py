@@ -157,7 +157,8 @@ async def through_http(proxy: ServiceProxy, wire: Wire, target: str) -> None:
     if status == 407:
         raise UnansweredError("the proxy refuses the login (HTTP 407)", permanent=True)
     if not 200 <= status < 300:
-        raise UnansweredError(f"the proxy refuses the tunnel (HTTP {status})" if status else "the proxy closed")
+        reason = f"refuses the tunnel (HTTP {status})" if status else "does not speak HTTP"
+        raise UnansweredError(f"the proxy {reason}")
     if dialogue.trailing_data[0]:
         raise UnansweredError("the proxy sent more than it was asked for")
 
@@ -170,7 +171,10 @@ async def _answer(dialogue: h11.Connection, wire: Wire) -> int:
         except h11.ProtocolError:
             return 0
         if event is h11.NEED_DATA:
-            dialogue.receive_data(await wire.receive())
+            data = await wire.receive()
+            if not data:
+                raise UnansweredError("the proxy closed the connection")
+            dialogue.receive_data(data)
         elif isinstance(event, h11.Response):
             return event.status_code
         elif not isinstance(event, h11.InformationalResponse):

@@ -233,11 +233,16 @@ async def _content(response: Any) -> SecretBytes:
         raise UnansweredError(TOO_LARGE)
     pieces: list[bytes] = []
     size = 0
-    async for piece in response.aiter_raw():
-        size += len(piece)
-        if size > MAX_BODY:
-            break
-        pieces.append(SecretBytes(piece))
+    try:
+        async for piece in response.aiter_raw():
+            size += len(piece)
+            if size <= MAX_BODY:
+                pieces.append(SecretBytes(piece))
+            else:  # closed, and then read to its end: a generator that is left half-way is a defect to trio
+                await response.aclose()
+    except Exception:
+        if size <= MAX_BODY:
+            raise
     if size > MAX_BODY:
         raise UnansweredError(TOO_LARGE)
     content = decompressed(b"".join(pieces), response.headers.get("content-encoding", "identity"))

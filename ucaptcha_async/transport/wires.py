@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import select
 import socket
 import ssl
@@ -75,6 +76,9 @@ class AsyncioWire(asyncio.Protocol):
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] = loop.create_future()
+        self._deadline = self._timer_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
         self._paused_reading = self._paused_writing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,6 +107,8 @@ class AsyncioWire(asyncio.Protocol):
             self._look()
             self._error = self._error or _text(exc)
         self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
         for waiter in (self._reader, self._writer, self._closed):
             _wake(waiter)
 
@@ -120,7 +126,7 @@ class AsyncioWire(asyncio.Protocol):
         if self._transport.is_closing():
             raise ConnectionResetError(self._error or "closed by the service")
         self._transport.write(data)
-        while self._paused_writing and not self._ended:
+        while self._paused_writing and not (self._ended or self._expired):
             self._writer = self._loop.create_future()
             try:
                 await self._writer
@@ -135,6 +141,8 @@ class AsyncioWire(asyncio.Protocol):
                 await self._reader
             finally:
                 self._reader = None
+            if self._expired:
+                raise TimeoutError
         data = self._taken()
         if data is None and self._error is not None:
             raise ConnectionResetError(self._error)
@@ -153,6 +161,30 @@ class AsyncioWire(asyncio.Protocol):
         if self._chunks:
             return Waiting.BYTES
         return Waiting.CLOSED if self._ended or self._transport.is_closing() else Waiting.NOTHING
+
+    def expire_at(self, deadline: float) -> None:
+        """End what waits at that time with a `TimeoutError`; see `expirer`."""
+        self._deadline = deadline
+        if deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_at(self._deadline, self._expire)
+
+    def _expire(self) -> None:
+        """The time of an earlier request has come: mostly it was answered, and another one waits, or none."""
+        self._timer, self._timer_at = None, math.inf
+        if self._reader is None and self._writer is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer()
+            return
+        self._expired = True
+        _wake(self._reader)
+        _wake(self._writer)
 
     async def aclose(self) -> None:
         """Close it."""
@@ -253,7 +285,7 @@ class TLSWire:
     """TLS on a wire. Records that are not decrypted yet are looked into: session tickets are not bytes of an answer."""
 
     def __init__(self, wire: SocketWire, context: ssl.SSLContext, host: str) -> None:
-        self._wire = wire
+        self.wire = wire
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._taken: bytes | None = None
@@ -288,7 +320,7 @@ class TLSWire:
     def take(self) -> bytes | None:
         """What has come, without waiting."""
         while (data := self._decrypted()) is None:
-            found = self._wire.take()
+            found = self.wire.take()
             if found is None:
                 return None
             self._feed(found)
@@ -304,14 +336,14 @@ class TLSWire:
 
     async def aclose(self) -> None:
         """Close it, without a farewell: each answer says itself where it ends."""
-        await self._wire.aclose()
+        await self.wire.aclose()
 
     async def _flush(self) -> None:
         if self._outgoing.pending:
-            await self._wire.send(self._outgoing.read())
+            await self.wire.send(self._outgoing.read())
 
     async def _fill(self) -> None:
-        self._feed(await self._wire.receive())
+        self._feed(await self.wire.receive())
 
     def _feed(self, data: bytes) -> None:
         if data:
@@ -332,6 +364,16 @@ class TLSWire:
             return None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
+
+
+def expirer(wire: Wire) -> Callable[[float], None] | None:
+    """What lets a wire end its waiting at a deadline, where that costs less than a scope for each request.
+
+    One timer serves a connection for as long as it lives: it is set anew only when it fires too early.
+    """
+    while isinstance(wire, TLSWire):
+        wire = wire.wire
+    return wire.expire_at if isinstance(wire, AsyncioWire) else None
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:
