@@ -452,6 +452,23 @@ async def test_not_found_ends_the_wait(code: str, status: int) -> None:
     assert (caught.value.task_id, caught.value.charged, len(service.submits)) == ("task-1", True, 1)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        Said({"errorId": 0, "status": "failed", "errorCode": "ERROR_CAPTCHA_UNSOLVABLE", "taskId": "other"}),
+        refused("ERROR_CAPTCHA_UNSOLVABLE", taskId="other"),
+        refused("ERROR_WRONG_CAPTCHA_ID", 404, taskId="other"),
+    ],
+)
+async def test_the_end_of_another_task(said: Said) -> None:
+    """What an answer says that names another task is nothing to the one that was asked for: the poll is late."""
+    service = OwnService().says("getTaskResult", said)
+    async with at(service) as client:
+        solution = await client.solve(TURNSTILE)
+
+    assert (solution.token, len(service.submits), len(service.polls)) == (TOKEN, 1, 2)
+
+
 # --- words for the state of a task ------------------------------------------------------------------------------------
 
 
