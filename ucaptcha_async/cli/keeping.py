@@ -134,7 +134,8 @@ def _print(totals: Sequence[Total], entries: Sequence[Entry]) -> None:
     say(f"cost of all that is solved: USD {money(sum((total.cost for total in totals), Decimal(0)))}")
     if entries:
         console.print(_open_table(entries))
-        say("to wait for them: start the batch again, or ucaptcha recover; to give one up: --forget KEY")
+        say("to wait for them: start the batch again, or ucaptcha recover")
+        say("to give one up: --forget KEY")
 
 
 def _open_table(entries: Sequence[Entry], most: int = 50) -> Table:
