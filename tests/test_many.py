@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers import KEY, TURNSTILE, V2, at_rest, opened
 from ucaptcha_async import (
+    AsyncClient,
     AuthenticationError,
     Budget,
     BudgetExceededError,
@@ -23,7 +24,7 @@ from ucaptcha_async import (
     Turnstile,
     UnsolvableError,
 )
-from ucaptcha_async.testing import Error, LocalService
+from ucaptcha_async.testing import Error, Json, LocalService
 
 pytestmark = pytest.mark.virtual_time
 
@@ -325,3 +326,51 @@ async def test_throttled_submits_are_repeated() -> None:
 
     assert 1 == len(service.books.accepted)
     assert 3 == service.books.request_counts["createTask"]
+
+
+async def tokens(client: AsyncClient) -> AsyncIterator[str]:
+    """A generator around a stream, as programs write it."""
+    async with client.solve_many(pages(3)) as outcomes:
+        async for outcome in outcomes:
+            yield outcome.solution.token
+
+
+async def test_a_generator_that_is_left_cancels_nobody_else() -> None:
+    """A stream keeps no cancel scope open in its reader: whoever leaves a generator around it goes on (PEP 789)."""
+    async with opened(LocalService(solve_time=8)) as client:
+        generator = tokens(client)
+        first = await anext(generator)
+        await anyio.sleep(30)  # with a scope of the stream's, the cancellation would come here
+        await generator.aclose()
+        assert first
+        assert 2 == len(client.abandoned)
+        at_rest(client)
+
+
+async def test_a_generator_may_be_closed_by_another_task() -> None:
+    """As event loops close those that were forgotten."""
+    async with opened(LocalService(solve_time={"TurnstileTokenProxyLess": 8}, failure_rate=0)) as client:
+        generator = tokens(client)
+        await anext(generator)
+        async with anyio.create_task_group() as group:
+            group.start_soon(generator.aclose)
+        assert 2 == len(client.abandoned)
+        at_rest(client)
+
+
+class _Broken(Turnstile):
+    def to_wire(self, name: object = None) -> Json:
+        raise ZeroDivisionError
+
+
+async def test_a_defect_comes_out_as_it_is() -> None:
+    """What is no error of the service's ends the stream, in no `ExceptionGroup`; the others are cancelled."""
+    service = LocalService(solve_time=60)
+    async with opened(service) as client:
+        broken = _Broken(website_url="https://example.com/", website_key="0x4AAAAAAA")
+        with pytest.raises(ZeroDivisionError):
+            async with client.solve_many([*pages(2), broken]) as outcomes:
+                async for _ in outcomes:
+                    pytest.fail("nothing is solved so soon")
+        assert set(service.books.accepted) == set(client.abandoned)
+        at_rest(client)

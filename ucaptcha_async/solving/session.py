@@ -27,7 +27,7 @@ from ucaptcha_async.events import (
     SubmitsResumed,
 )
 from ucaptcha_async.journal import Journal
-from ucaptcha_async.pacing import Breaker, InFlightBound
+from ucaptcha_async.pacing import Breaker, InFlight, InFlightBound
 from ucaptcha_async.pacing.event_loop import EventLoop
 from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
@@ -97,6 +97,8 @@ class Session:
     Attributes:
         loop: The event loop that the client was entered in.
         running: The calls that are under way.
+        submitting: The submits that are on their way: as many as there are connections. The others wait while they are
+            small, before anything of their request is made.
         open: The ids of the tasks at the service that a job here is answerable for.
         asking: Who asks for a task just now, by its id.
         abandoned: Ids of paid tasks that nobody here waits for any more.
@@ -116,6 +118,7 @@ class Session:
     on_uncertain: OnUncertain
     cancel_grace: float
     type_names: TypeNames
+    submitting: InFlight
     on_event: Hook | None
     loop: EventLoop = attrs.field(init=False)
     rng: Random = attrs.field(factory=Random)
@@ -205,6 +208,11 @@ class Session:
         with anyio.move_on_after(seconds):
             await event.wait()
         return event.is_set()
+
+    async def until_submits_go_on(self) -> None:
+        """Wait until a new submit would not have to wait for those before it."""
+        await self.submitting.acquire()
+        self.submitting.release()
 
     def held(self, holds: bool) -> None:
         """Submits are held back because it is not the service that answers, or let go again."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import anyio
@@ -19,6 +17,7 @@ from ucaptcha_async.errors import (
     UnsolvableError,
 )
 from ucaptcha_async.events import Retried, Throttled
+from ucaptcha_async.pacing.event_loop import EventLoop, Stopped, signal, wait_through
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping
 from ucaptcha_async.tasks.names import Name
@@ -94,11 +93,11 @@ async def submit(job: Submission, search: Search) -> Answer:
     """
     session, tries = job.session, 0
     while True:
-        exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
-        job.exchange = exchange
+        await session.submitting.acquire()
         try:
-            call = functools.partial(_answered, job, exchange)
-            await finish_after_cancel(call, exchange, session.cancel_grace)
+            exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
+            job.exchange = exchange
+            await finish_after_cancel(session.loop, _answered(job, exchange), exchange, session.cancel_grace)
             assert job.answer is not None
             return job.answer
         except UCaptchaError as error:
@@ -111,6 +110,8 @@ async def submit(job: Submission, search: Search) -> Answer:
                 raise
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * session.rng.uniform(0.5, 1.0)
             _tell(job, error, delay)
+        finally:
+            session.submitting.release()
         tries += 1
         await session.loop.sleep(delay)
 
@@ -150,73 +151,36 @@ def _uncertain(error: UCaptchaError, exchange: Exchange) -> SubmitUncertainError
     return SubmitUncertainError(message, error_code=error.error_code, task_id=exchange.named)
 
 
-async def finish_after_cancel(call: Callable[[], Awaitable[object]], exchange: Exchange, grace: float) -> None:
+async def finish_after_cancel(
+    loop: EventLoop, call: Coroutine[Any, Any, None], exchange: Exchange, grace: float
+) -> None:
     """Await `call`; when cancelled after it was sent, still wait for its end, for `grace` seconds at the most.
 
     A scope alone cannot do it: a shielded scope does not learn that it is being cancelled. So the call runs in a task
     of its own, out of the reach of the caller's scopes, and the caller's task shortens its time when it is cancelled.
     """
-    scope = anyio.CancelScope()
-    done = anyio.Event()
-    answered = False
-    failure: Exception | None = None
+    done, end = signal(), None
 
-    async def run() -> None:
-        nonlocal answered, failure
-        try:
-            with scope:
-                await call()
-                answered = True
-        except Exception as error:
-            failure = error
+    def ended(_: object, error: BaseException | None) -> None:
+        nonlocal end
+        end = error
+        done.set()
 
-    task = _spawn(run, done.set)
+    running = loop.spawn(call, ended, None)
     try:
         await done.wait()
     except BaseException:
         exchange.withdrawn = True  # it may still wait in the pool of an injected client
-        if exchange.sent:
-            scope.deadline = anyio.current_time() + grace
-        else:
-            scope.cancel()
-        await _end_of(done)
+        with contextlib.suppress(anyio.get_cancelled_exc_class()):
+            await wait_through(done, loop.time() + (grace if exchange.sent else 0.0))
+        running.cancel()
+        with contextlib.suppress(anyio.get_cancelled_exc_class()):
+            await wait_through(done)
         raise
-    finally:
-        del task  # until here, because asyncio itself does not keep its tasks alive
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            failure = None  # the frame must not keep its own exception alive
-    if not answered:
+    if isinstance(end, Stopped):
         raise anyio.get_cancelled_exc_class()  # somebody cancelled the task by asyncio's own means
-
-
-def _spawn(run: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> object:
-    """Start a task that no scope reaches, and call `ended` at its end. Whoever starts it waits for that.
-
-    A task group would add a bound on tasks that nobody waits for, which is expensive for one task that somebody does.
-    """
-    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
-        import trio
-
-        async def system_task() -> None:
-            try:
-                await run()
-            finally:
-                ended()
-
-        return trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
-    import asyncio
-
-    task = asyncio.ensure_future(run())
-    # Not in the task itself: asyncio does not even start a task that is cancelled at once.
-    task.add_done_callback(lambda _: ended())
-    return task
-
-
-async def _end_of(done: anyio.Event) -> None:
-    """Wait, whatever happens; no shield keeps out asyncio's own `Task.cancel()`."""
-    while not done.is_set():
-        with anyio.CancelScope(shield=True), contextlib.suppress(anyio.get_cancelled_exc_class()):
-            await done.wait()
+    if end is not None:
+        try:
+            raise end
+        finally:
+            end = None  # the frame must not keep its own exception alive
