@@ -174,6 +174,7 @@ class Outcomes(Generic[I, S]):
         try:
             for index in itertools.count():
                 await self._room.acquire()
+                await self._session.loop.sleep(0)  # in turn: trio begins what is started together in any order
                 await self._session.until_submits_go_on()
                 if self._stopped is not None:
                     break

@@ -71,6 +71,7 @@ class ThroughHttpx:
             extensions={"timeout": self._timeout, EXCHANGE: exchange},
         )
         response = await self._client.send(request, stream=True, auth=self._auth, follow_redirects=False)
+        response.stream = None  # it refers to its response: a circle, which only the garbage collector would find
         reply: Reply = response.extensions[REPLY]
         return reply
 
