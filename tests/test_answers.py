@@ -81,7 +81,32 @@ async def test_a_refusal_that_names_a_task(body: dict[str, Any], status: int) ->
     assert len(service.submits) == 2
 
 
-@pytest.mark.parametrize("task_id", [0, "0", "", " ", False, None, [], {}])
+@pytest.mark.parametrize("field", ["task_id", "taskid", "TaskId", "taskID", "captchaId"])
+async def test_another_spelling_of_the_field(field: str) -> None:
+    """It names a task as well as the usual one: in a refusal, and in an answer that accepts it."""
+    service = OwnService().says("createTask", refused("ERROR_NEW_WORD", **{field: "t-1"}))
+    service.says("createTask", Said({"errorId": 0, "taskId": None, field: "t-2"}))
+    async with at(service) as client:
+        with pytest.raises(SubmitUncertainError) as caught:
+            await client.solve(TURNSTILE)
+        solution = await client.solve(TURNSTILE)
+
+    assert (caught.value.task_id, caught.value.charged) == ("t-1", None)
+    assert solution.task_id == "t-2"
+
+
+@pytest.mark.parametrize("task_id", [True, ["t-1"], {"id": 1}])
+async def test_a_refusal_that_names_a_task_in_an_unknown_form(task_id: Any) -> None:
+    """It contradicts itself, too."""
+    service = OwnService().says("createTask", refused("ERROR_NEW_WORD", taskId=task_id))
+    async with at(service) as client:
+        with pytest.raises(SubmitUncertainError) as caught:
+            await client.solve(TURNSTILE)
+
+    assert caught.value.charged is None
+
+
+@pytest.mark.parametrize("task_id", [0, "0", "", " ", False, None, [], {}, 0.0])
 async def test_a_refusal_that_names_no_task(task_id: Any) -> None:
     """These are no ids: the refusal is a plain one."""
     journal = MemoryJournal()
@@ -213,6 +238,7 @@ async def test_429_is_a_refusal_whoever_sends_it(said: Said) -> None:
         (Said({"errorCode": "ERROR_BAD_PARAMETERS"}, 400), False),
         (Said({"errorId": 0, "errorCode": "ERROR_BAD_PARAMETERS"}, 400), False),
         (refused("ERROR_NEW_WORD", 404), False),
+        (refused(" ", 400), True),
         (refused("ERROR_BAD_PARAMETERS", 500), True),
         (refused("ERROR_NEW_WORD", 502), True),
         (refused("ERROR_NEW_BUSY", 503), True),
@@ -402,6 +428,18 @@ async def test_failed_in_any_case(word: str) -> None:
     assert caught.value.charged is False
 
 
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("code", ["", "ERROR_NEW_WORD", "CAPCHA_NOT_READY", "ERROR_WRONG_CAPTCHA_ID"])
+async def test_a_solution_decides_first(code: str, status: int) -> None:
+    """It is in hand: an envelope that speaks of an error does not let the task be waited for any longer."""
+    body = {"errorId": 1, "errorCode": code, "status": "ready", "solution": {"token": TOKEN}}
+    service = OwnService().says("getTaskResult", always=Said(body, status))
+    async with at(service) as client:
+        assert (await client.solve(TURNSTILE)).token == TOKEN
+
+    assert len(service.polls) == 1
+
+
 SOLVE_FAILED = [
     "ERROR_CAPTCHA_UNSOLVABLE",
     "ERROR_CAPTCHA_SOLVE_FAILED",
@@ -533,7 +571,21 @@ async def test_an_empty_token_beside_a_filled_one(solution: dict[str, Any]) -> N
 
 # --- ids --------------------------------------------------------------------------------------------------------------
 
-IDS = ["0012", "12", 12, 1234567890123456789, 12345678901234567890123, "1234567890123456789", -7, "a b/ü", "00", "1e5"]
+IDS = [
+    "0012",
+    "12",
+    12,
+    1234567890123456789,
+    12345678901234567890123,
+    "1234567890123456789",
+    -7,
+    "a b/ü",
+    "00",
+    "1e5",
+    123.0,
+    7.6e19,
+    12.5,
+]
 
 
 @pytest.mark.parametrize("task_id", IDS, ids=repr)
@@ -557,9 +609,10 @@ async def test_an_id_goes_back_as_it_came(task_id: Any) -> None:
 
     sent = [wire for _, wire in service.polls] + service.feedbacks
     assert {(type(wire), wire) for wire in sent} == {(type(task_id), task_id)}
-    assert solution.task_id == caught.value.task_id == outcome.solution.task_id == left[0] == str(task_id)
+    assert solution.task_id == caught.value.task_id == outcome.solution.task_id == left[0]
     named = {event.task_id for event in events if isinstance(event, Submitted | Solved)}
-    assert named == {str(task_id)}
+    assert named == {left[0]}
+    assert left[0].upper() == str(task_id).upper()
 
 
 async def test_bare_digits_given_to_job() -> None:
@@ -599,6 +652,26 @@ async def test_a_page_says_nothing_of_an_id() -> None:
         await client.job("42").wait()
 
     assert [wire for _, wire in service.polls] == ["42", "42", "42"]
+
+
+@pytest.mark.parametrize("field", ["cost", "solveTime", "errorDescription", "other"])
+async def test_a_number_of_thousands_of_digits(field: str) -> None:
+    """Python reads none of them; the id beside it is not lost."""
+    said = Said(b'{"errorId":0,"%b":%b,"taskId":"t-1"}' % (field.encode(), b"9" * 5000))
+    service = OwnService().says("createTask", said)
+    async with at(service) as client:
+        assert (await client.solve(TURNSTILE)).task_id == "t-1"
+
+
+@pytest.mark.parametrize("digits", [b"9" * 5000, b"1e400", b"-1.5E-200"])
+async def test_an_id_of_absurd_size(digits: bytes) -> None:
+    """Nobody can spell it back, and nothing breaks over it: it is text, or none."""
+    service = OwnService().says("createTask", Said(b'{"errorId":0,"taskId":%b}' % digits))
+    async with at(service) as client:
+        with contextlib.suppress(SubmitUncertainError):
+            await client.solve(TURNSTILE)
+
+    assert {wire for _, wire in service.polls} <= {digits.decode()}
 
 
 # --- encodings --------------------------------------------------------------------------------------------------------
