@@ -138,11 +138,12 @@ async def _answered(job: Submission, exchange: Exchange) -> None:
         if answer.task_id is None and answer.status not in (Status.READY, Status.FAILED):
             raise Unreadable("createTask answered without a taskId")
         if answer.task_id is not None and answer.task_id in session.open:
-            # Another submit of this client got that id: this is its answer, or the service is confused.
-            exchange.named = None
             raise Unreadable("createTask answered with the id of another task")
     except UCaptchaError as error:
         job.fate = fate_of(error, exchange)
+        if exchange.named in session.open:
+            # Another submit of this client got that id: this is its answer, or the service is confused.
+            exchange.named = error.task_id = None
         _tell_breaker(job, exchange, error)
         raise
     finally:

@@ -17,6 +17,7 @@ import attrs
 from ucaptcha_async.errors import APIConnectionError, ProtocolError, UCaptchaError
 from ucaptcha_async.json_values import NumericId, wire_id
 from ucaptcha_async.pacing import Limiter
+from ucaptcha_async.pacing.quota import Reading
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretBytes, SecretMapping, SecretStr
 
@@ -220,7 +221,7 @@ class Api:
         try:
             return _understood(exchange, reply, body), reply
         except UCaptchaError as error:
-            error.retry_after = _seconds(reply.headers.get("retry-after"))
+            error.retry_after = Reading.of(reply.headers).wait
             raise
 
     @staticmethod
@@ -367,11 +368,6 @@ def _sentence(value: object, depth: int = 0) -> str | None:
         inner = (_sentence(value.get(name), depth + 1) for name in ("detail", "message", "msg", "error"))
         return next(filter(None, inner), None)
     return _text(value)
-
-
-def _seconds(text: str | None) -> float | None:
-    """`Retry-After` as seconds. Its other form, a date, is for the limiter, which knows the service's clock."""
-    return float(text) if text is not None and text.isdecimal() and len(text) < 6 else None
 
 
 def _object(content: bytes) -> Mapping[str, Any] | None:
