@@ -49,7 +49,7 @@ from ucaptcha_async.secrecy import SecretMapping, SecretStr, passwords
 from ucaptcha_async.tasks import Task
 from ucaptcha_async.tasks.names import Name
 from ucaptcha_async.transport.api import Answer, Unreadable, WrongTask
-from ucaptcha_async.transport.error_codes import CODES, ends_wait
+from ucaptcha_async.transport.error_codes import ends_wait
 
 from .lease import End, Fate, Lease
 from .session import Session, noted
@@ -240,17 +240,16 @@ class Job(Generic[S]):
             # Work with a name may be paid for already: that needs neither a good account nor money.
             if self.key is not None and await self._claimed(lease):
                 return
-            await session.breaker.check(session.api.get_balance)
+            await session.breaker.check(self, session.api.get_balance)
             await lease.reserve()
             if self.key is None:
                 await self._claimed(lease)
             self.state = State.SUBMITTING
             answer = await self._submitted()
         except BaseException as error:
-            self._tell_breaker(error)
+            session.breaker.stand_down(self)
             await self._not_accepted(lease, error)
             raise
-        session.breaker.accepted()
         try:
             await self._accepted(answer, attempt)
         except BaseException:
@@ -342,17 +341,6 @@ class Job(Generic[S]):
             self.answer = _remembered(claim.entry, self.session.loop.time())
         elif claim.task_id is None:
             raise JournalError(f"the work {self.key!r} is solved, but the journal keeps neither solution nor task id")
-
-    def _tell_breaker(self, error: BaseException) -> None:
-        breaker, exchange = self.session.breaker, self.exchange
-        if exchange is None or exchange.status is None or not isinstance(error, UCaptchaError):
-            breaker.stand_down()
-        elif exchange.in_protocol:
-            breaker.refused(error, certain=exchange.code in CODES)
-        elif isinstance(error, RateLimitedError):
-            breaker.stand_down()
-        else:
-            breaker.foreign()
 
     async def _not_accepted(self, lease: Lease, error: BaseException) -> None:
         """Settle a submit that did not end with an accepted task in the caller's hands."""

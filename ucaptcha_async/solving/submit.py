@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import anyio
 
 from ucaptcha_async.errors import (
+    AccountError,
     APIConnectionError,
     NoProviderError,
     RateLimitedError,
@@ -93,6 +94,7 @@ async def submit(job: Submission, search: Search) -> Answer:
     """
     session, tries = job.session, 0
     while True:
+        await _admitted(job, search)
         await session.submitting.acquire()
         try:
             exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
@@ -101,6 +103,8 @@ async def submit(job: Submission, search: Search) -> Answer:
             assert job.answer is not None
             return job.answer
         except UCaptchaError as error:
+            if exchange.recalled:
+                continue
             job.trouble = error
             if job.fate is Fate.UNCERTAIN:
                 raise _uncertain(error, exchange) from error
@@ -116,24 +120,51 @@ async def submit(job: Submission, search: Search) -> Answer:
         await session.loop.sleep(delay)
 
 
+async def _admitted(job: Submission, search: Search) -> None:
+    """Wait while submits are held. Whoever waits does not search, for the one that goes may wait for the search."""
+    breaker = job.session.breaker
+    if breaker.admits(job):
+        return
+    search.end()
+    await breaker.check(job, job.session.api.get_balance)
+    await search.choose()
+
+
 async def _answered(job: Submission, exchange: Exchange) -> None:
     """Send once, and note what came, even if nobody waits for it any more."""
     session = job.session
+    exchange.admitted = functools.partial(session.breaker.admits, job)
     try:
         answer = await session.api.ask(exchange)
         if answer.task_id is None and answer.status not in (Status.READY, Status.FAILED):
             raise Unreadable("createTask answered without a taskId")
         if answer.task_id is not None and answer.task_id in session.open:
-            # Another submit of this client got that id: this is its answer, or the service is confused.
-            exchange.named = None
             raise Unreadable("createTask answered with the id of another task")
     except UCaptchaError as error:
         job.fate = fate_of(error, exchange)
+        if exchange.named in session.open:
+            # Another submit of this client got that id: this is its answer, or the service is confused.
+            exchange.named = error.task_id = None
+        _tell_breaker(job, exchange, error)
         raise
+    finally:
+        exchange.admitted = None  # what keeps the request must not keep a forgotten job
     session.reached()
+    session.breaker.accepted()
+    session.breaker.stand_down(job)
     job.answer, job.task_id, job.trouble = answer, answer.task_id, None
     if answer.task_id is not None:
         session.accepted(answer.task_id, job)
+
+
+def _tell_breaker(job: Submission, exchange: Exchange, error: UCaptchaError) -> None:
+    breaker = job.session.breaker
+    if exchange.in_protocol:
+        refusal = error if isinstance(error, AccountError) and job.fate is Fate.REFUSED else None
+        breaker.answered(refusal, certain=exchange.code in CODES)
+    elif exchange.status is not None and not isinstance(error, RateLimitedError):
+        breaker.foreign()
+    breaker.stand_down(job)
 
 
 def _tell(job: Submission, error: UCaptchaError, delay: float) -> None:

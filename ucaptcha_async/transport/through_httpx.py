@@ -146,7 +146,8 @@ class Injected:
         raise failure
 
     async def _reply(self, exchange: Exchange, dispatch: _Dispatch) -> Reply:
-        headers = {"content-type": "application/json"}
+        # What `decompressed` can undo, whatever the client could.
+        headers = {"content-type": "application/json", "accept-encoding": "gzip, deflate"}
         request = self._client.build_request(
             "POST", self._base_url + exchange.path, content=exchange.body, headers=headers, extensions=None
         )
