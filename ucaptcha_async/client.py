@@ -284,14 +284,19 @@ class AsyncClient:
     async def drain(self, timeout: Seconds | None = None) -> Drained:
         """Stop cleanly: submit nothing any more, and wait for what is paid.
 
-        Calls that did not submit yet end with `ClientStateError`, and so does every later one. Those that wait for a
-        task go on; what has not ended after `timeout` ends with `ClientStateError`, too.
+        Calls that have sent no task yet end with `ClientStateError`, and so does every later one. Those that wait for
+        a task, or for the answer to a submit, go on; what has not ended after `timeout` ends with `ClientStateError`,
+        too.
 
         Args:
             timeout: Seconds (`float` or `timedelta`); `None` for no limit but the calls' own.
 
         Returns:
             How the calls ended, and the ids of paid tasks that are left.
+
+        Raises:
+            ClientStateError: The client is not entered, or closed.
+            ConfigurationError: `timeout` is out of its range.
         """
         session = self._ready()
         allowed = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)

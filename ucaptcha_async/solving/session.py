@@ -305,9 +305,11 @@ class Session:
             self.drained.append((job, result))
 
     async def drain(self, seconds: float) -> list[tuple[Any, Any]]:
-        """End what is not submitted, and wait for what is, for some seconds at the most."""
+        """End what is not submitted, and wait for what is, or is on its way, for some seconds at the most."""
         self.ends, self.drained = "the client is draining", []
-        self.stop("queue", "submit")
+        for job in list(self.running):
+            if job.state == "queue" or (job.state == "submit" and job.charged is False):
+                job.stop()
         with anyio.move_on_after(seconds):
             await self._until_idle()
         self.stop("queue", "submit", "wait", "ended")

@@ -90,10 +90,12 @@ async def submit(job: Submission, search: Search) -> Answer:
     Raises:
         SubmitUncertainError: The fate of the request is unknown.
         UnsupportedTaskError: The service knows none of the names.
+        ClientStateError: The client drains, and does not submit again.
         UCaptchaError: The service refused the task for good, or it was never sent.
     """
     session, tries = job.session, 0
     while True:
+        session.check_submits()
         exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
         job.exchange = exchange
         try:

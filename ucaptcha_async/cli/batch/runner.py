@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import attrs
+from anyio.abc import TaskGroup
 
 from ucaptcha_async.budget import Budget, Reservation
 from ucaptcha_async.cli.exits import CommandError, Exit, exit_code
@@ -21,6 +22,7 @@ from ucaptcha_async.client import AsyncClient
 from ucaptcha_async.errors import (
     AccountError,
     BudgetExceededError,
+    ClientStateError,
     JournalError,
     UCaptchaError,
     UnsolvableError,
@@ -150,7 +152,7 @@ class Batch:
         files.rejects.begin()
         self.meter.total = await anyio.to_thread.run_sync(self.source.count)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._listen)
+            group.start_soon(self._listen, client, group)
             with self._scope:
                 await self._solve(client)
             group.cancel_scope.cancel()
@@ -165,7 +167,7 @@ class Batch:
             async with client.solve_many(self._items(), key=self._key) as outcomes:
                 async for outcome in outcomes:
                     self._take(self._pending.pop(outcome.index), outcome)
-        except (AccountError, BudgetExceededError) as error:
+        except (AccountError, BudgetExceededError, ClientStateError) as error:
             if self.ended_by is None:
                 self._end(exit_code(error), error.message)
 
@@ -289,21 +291,23 @@ class Batch:
         self.gate.closed = True
         self.source.stop()
 
-    async def _listen(self) -> None:
+    async def _listen(self, client: AsyncClient, group: TaskGroup) -> None:
         signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
         with anyio.open_signal_receiver(*signals) as received:
             async for number in received:
-                self._hear_signal(number)
+                if self.ended_by in (Exit.INTERRUPTED, Exit.TERMINATED):
+                    self.meter.remarks = ("stopping now: keeping what is paid for",)
+                    self._scope.cancel()
+                else:
+                    self._stop(number)
+                    # The outcomes come through the stream, so that each is written as soon as it is known.
+                    group.start_soon(client.drain, self.drain)
 
-    def _hear_signal(self, number: signal.Signals) -> None:
-        if self.ended_by in (Exit.INTERRUPTED, Exit.TERMINATED):
-            self.meter.remarks = ("stopping now: keeping what is paid for",)
-            self._scope.cancel()
-            return
+    def _stop(self, number: signal.Signals) -> None:
         # Whatever ended it before, the wish of whoever sends signals comes first.
         self.ended_by = None
         self._end(Exit.INTERRUPTED if number is signal.SIGINT else Exit.TERMINATED)
-        self._scope.deadline = self.meter.stops_at = anyio.current_time() + self.drain
+        self.meter.stops_at = anyio.current_time() + self.drain
         again = "Ctrl-C again" if number is signal.SIGINT else "a second signal"
         remark = f"stopping: waiting up to {duration(self.drain)} for what is in flight ({again}: stop now)"
         self.meter.remarks = (remark,)
