@@ -184,10 +184,14 @@ class Session:
             self.emit(ServiceUnreachable, reason=error.message)
 
     def reached(self) -> None:
-        """A request was answered: polls that were stretched come back, and an outage is over."""
+        """A request was answered well: polls that were stretched come back, and an outage is over."""
         if self._recovered is not None:
             self._recovered.set()
             self._recovered = None
+        self.answered()
+
+    def answered(self) -> None:
+        """The service itself answered, be it with a refusal: an outage is over."""
         if self._unreachable_since is not None:
             seconds = self.loop.time() - self._unreachable_since
             self._unreachable_since = None

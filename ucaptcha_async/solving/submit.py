@@ -130,6 +130,8 @@ async def _answered(job: Submission, exchange: Exchange) -> None:
             raise Unreadable("createTask answered with the id of another task")
     except UCaptchaError as error:
         job.fate = fate_of(error, exchange)
+        if exchange.in_protocol:
+            session.answered()
         raise
     session.reached()
     job.answer, job.task_id, job.trouble = answer, answer.task_id, None

@@ -198,7 +198,7 @@ class Batch:
             return
         for _ in range(HANDOVER):  # lets the one before come to its reservation
             await anyio.lowlevel.checkpoint()
-        while self.gate.may_get_room(item.task.type):  # noqa: ASYNC110 - a budget has no way to wake anybody
+        while self.gate.may_get_room(item.task.kind):  # noqa: ASYNC110 - a budget has no way to wake anybody
             await anyio.sleep(ROOM_DELAY)
 
     def _ended(self) -> None:
@@ -224,7 +224,7 @@ class Batch:
         if status in ("solved", "failed", "uncertain"):
             times = Times(submitted=submitted, known=self._clock + anyio.current_time())
             self._write(record(item, outcome, status, times))
-            self.meter.count(item.task.type, ok=status == "solved")
+            self.meter.count(item.task.kind, ok=status == "solved")
 
     def _write(self, line: dict[str, object]) -> None:
         try:
@@ -263,6 +263,7 @@ class Batch:
 
     def hear(self, event: Event) -> None:
         """Take in an event of the client."""
+        self.meter.outage.hear(event)
         if event.key is None:
             return
         if isinstance(event, Submitted):
