@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ucaptcha_async.errors import (
@@ -25,6 +24,7 @@ from ucaptcha_async.journal import State as EntryState
 from ucaptcha_async.results import Outcome, Solution
 from ucaptcha_async.tasks import Task
 
+from .apart import GroupApart
 from .job import Job, Options, State
 from .lease import Fate, Lease
 from .session import Session
@@ -46,6 +46,8 @@ class Outcomes(Generic[I, S]):
     input is read; what is running ends, and then the iteration raises that error, with `not_submitted` saying how many
     inputs were left.
     After leaving early, the ids of paid tasks whose outcomes were not read are in `client.abandoned`.
+    A generator that yields from inside the block is best used with `contextlib.aclosing`: else, when its reader breaks
+    off, the solves go on until Python ends the generator.
 
     Attributes:
         not_submitted: After such an error: how many inputs the service has not accepted; `None` where the input has no
@@ -68,29 +70,27 @@ class Outcomes(Generic[I, S]):
         self._stops: tuple[type[UCaptchaError], ...] = STOPS_INTAKE
         self._accepted = 0
         self._stopped: Exception | None = None
-        self._group: TaskGroup | None = None
+        self._group: GroupApart | None = None
         self._receive: MemoryObjectReceiveStream[Outcome[S]] | None = None
         self.not_submitted: int | None = None
 
     async def __aenter__(self) -> Self:
         send, self._receive = anyio.create_memory_object_stream[Outcome[S]](float("inf"))
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
+        self._group = await GroupApart().__aenter__()
         self._group.start_soon(self._feed, send)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         assert self._group is not None
         assert self._receive is not None
         self._group.cancel_scope.cancel()
         try:
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                return await self._group.__aexit__(kind, error, traceback)
-            # An error of the caller's own block is not for the group: it would come out wrapped into an ExceptionGroup.
-            await self._group.__aexit__(None, None, None)
-            return False
+            await self._group.__aexit__(kind, error, traceback)
+        except anyio.get_cancelled_exc_class():
+            if error is None:
+                raise  # else the error goes first; who cancelled will do it again at the next checkpoint
         finally:
             self._close(self._receive)
 
@@ -103,18 +103,18 @@ class Outcomes(Generic[I, S]):
         return self
 
     async def __anext__(self) -> Outcome[S]:
-        if self._receive is None:
+        if self._receive is None or self._group is None:
             raise RuntimeError("use 'async with' first")
-        try:
+        with contextlib.suppress(anyio.EndOfStream):
             outcome = await self._receive.receive()
-        except anyio.EndOfStream:
-            if self._stopped is None:
-                raise StopAsyncIteration from None
-            total = len(self._inputs) if isinstance(self._inputs, Sized) else None
-            self.not_submitted = None if total is None else total - self._accepted
-            raise self._stopped from None
-        self._room.release()
-        return outcome
+            self._room.release()
+            return outcome
+        await self._group.__aexit__(None, None, None)  # raises what is no outcome: a defect of somebody's code
+        if self._stopped is None:
+            raise StopAsyncIteration
+        total = len(self._inputs) if isinstance(self._inputs, Sized) else None
+        self.not_submitted = None if total is None else total - self._accepted
+        raise self._stopped
 
     async def in_order(self) -> list[Outcome[S]]:
         """All outcomes, in input order; every input has one, whatever its error. In place of entering it."""

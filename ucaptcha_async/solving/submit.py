@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import anyio
 
@@ -26,6 +24,7 @@ from ucaptcha_async.transport.api import Answer, Unreadable
 from ucaptcha_async.transport.error_codes import CODES, INTERNAL
 from ucaptcha_async.transport.exchange import Exchange
 
+from .apart import end_of, spawn
 from .lease import Fate
 from .session import Call, Session
 from .type_search import Search
@@ -174,7 +173,7 @@ async def finish_after_cancel(call: Callable[[], Awaitable[object]], exchange: E
         except Exception as error:
             failure = error
 
-    task = _spawn(run, done.set)
+    task = spawn(run, done.set)
     try:
         await done.wait()
     except BaseException:
@@ -183,7 +182,7 @@ async def finish_after_cancel(call: Callable[[], Awaitable[object]], exchange: E
             scope.deadline = anyio.current_time() + grace
         else:
             scope.cancel()
-        await _end_of(done)
+        await end_of(done)
         raise
     finally:
         del task  # until here, because asyncio itself does not keep its tasks alive
@@ -194,33 +193,3 @@ async def finish_after_cancel(call: Callable[[], Awaitable[object]], exchange: E
             failure = None  # the frame must not keep its own exception alive
     if not answered:
         raise anyio.get_cancelled_exc_class()  # somebody cancelled the task by asyncio's own means
-
-
-def _spawn(run: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> object:
-    """Start a task that no scope reaches, and call `ended` at its end. Whoever starts it waits for that.
-
-    A task group would add a bound on tasks that nobody waits for, which is expensive for one task that somebody does.
-    """
-    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
-        import trio
-
-        async def system_task() -> None:
-            try:
-                await run()
-            finally:
-                ended()
-
-        return trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
-    import asyncio
-
-    task = asyncio.ensure_future(run())
-    # Not in the task itself: asyncio does not even start a task that is cancelled at once.
-    task.add_done_callback(lambda _: ended())
-    return task
-
-
-async def _end_of(done: anyio.Event) -> None:
-    """Wait, whatever happens; no shield keeps out asyncio's own `Task.cancel()`."""
-    while not done.is_set():
-        with anyio.CancelScope(shield=True), contextlib.suppress(anyio.get_cancelled_exc_class()):
-            await done.wait()
