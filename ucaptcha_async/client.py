@@ -404,7 +404,7 @@ class AsyncClient:
 
     def solve_many(
         self,
-        tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
+        tasks: Iterable[Task[S] | UCaptchaError] | AsyncIterable[Task[S] | UCaptchaError],
         *,
         timeout: Seconds | ClientDefault | None = DEFAULT,
         selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
@@ -420,7 +420,8 @@ class AsyncClient:
         iteration ends with that error. Leaving the block early cancels what runs.
 
         Args:
-            tasks: Any iterable or async iterable.
+            tasks: Any iterable or async iterable of tasks. In place of a task that could not be made it may hold the
+                error, which comes out as that input's outcome.
             timeout: Seconds for each solve, from when its input is read.
             selection_mode: As for `solve`.
             provider: As for `solve`.
@@ -458,7 +459,7 @@ class AsyncClient:
 
     async def gather(
         self,
-        tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
+        tasks: Iterable[Task[S] | UCaptchaError] | AsyncIterable[Task[S] | UCaptchaError],
         *,
         timeout: Seconds | ClientDefault | None = DEFAULT,
         selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,

@@ -56,7 +56,7 @@ class Outcomes(Generic[I, S]):
 
     def __init__(
         self,
-        inputs: Iterable[I] | AsyncIterable[I],
+        inputs: Iterable[I | UCaptchaError] | AsyncIterable[I | UCaptchaError],
         job: Callable[[I], Job[S]],
         solve: Callable[[Job[S]], Awaitable[S]],
         width: int,
