@@ -1,6 +1,6 @@
 """An asyncio and trio client for the uCaptcha API with real concurrency control.
 
-Names are loaded when they are first used, so that importing the package costs next to nothing.
+Names are loaded when they are first used: a program pays for what it uses.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from .budget import Budget, LocalBudget, Money, SharedBudget
 from .checks import Seconds, near, seconds, split_url, whole, wrong
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError, UCaptchaError
 from .events import Hook
-from .journal import Entry, Journal, SQLiteJournal, fingerprint
+from .journal import Entry, Journal, fingerprint
 from .pacing import Breaker, InFlight, InFlightBound, Limiter, RateLimiter
 from .pacing.event_loop import current
 from .polling import Polling, SolveTimes
@@ -30,7 +30,6 @@ from .results import Outcome, SelectionMode, TaskResult
 from .secrecy import SecretStr
 from .solving import type_search
 from .solving.job import Job, Options, State, feedback
-from .solving.prefetch import Prefetch, PrefetchSettings
 from .solving.session import OnUncertain, Session
 from .solving.statistics import ClientStatistics, gather_statistics
 from .solving.stream import Outcomes, outcome_of, recover
@@ -42,6 +41,7 @@ from .transport.senders import HTTPClient, TransportName, check_settings, inject
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
+    from .solving.prefetch import Prefetch
 
 S = TypeVar("S", bound=Solution)
 T = TypeVar("T")
@@ -525,6 +525,8 @@ class AsyncClient:
             InvalidTaskError: The task shows a picture, which nobody knows beforehand.
             ConfigurationError: A setting is out of its range.
         """
+        from .solving.prefetch import Prefetch, PrefetchSettings
+
         options = self._with(timeout, selection_mode, provider, attempts)
         session = self._ready()
         settings = PrefetchSettings.check(
@@ -808,6 +810,8 @@ def _in_flight(value: int | InFlightBound | None) -> InFlightBound:
 
 def _journal(value: Journal | str | os.PathLike[str] | None) -> Journal | None:
     if isinstance(value, str | os.PathLike):
+        from .journal import SQLiteJournal
+
         return SQLiteJournal(value)
     if value is not None and (isinstance(value, type) or not isinstance(value, Journal)):
         raise wrong("journal", value, "a journal, for example SQLiteJournal(path), or a path", ConfigurationError)
