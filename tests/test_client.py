@@ -259,6 +259,38 @@ def test_environment_fills_what_is_not_given(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("UCAPTCHA_API_KEY", ""),
+        ("UCAPTCHA_API_KEY", "ucap_MARK\x07"),
+        ("UCAPTCHA_BASE_URL", "https://user:MARK@solver.example"),
+        ("UCAPTCHA_BASE_URL", "https://solver.example/?key=MARK"),
+        ("UCAPTCHA_BASE_URL", "solver.example"),
+        ("UCAPTCHA_BASE_URL", "http://solver.example/MARK"),
+        ("UCAPTCHA_ALLOW_INSECURE", "MARK"),
+    ],
+)
+def test_what_the_environment_says_is_checked(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable, and shows no secret of it."""
+    monkeypatch.setenv("UCAPTCHA_API_KEY", KEY)
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"^{name}") as error:
+        AsyncClient()
+    assert "MARK" not in str(error.value)
+
+
+def test_plain_http_says_what_accepts_it() -> None:
+    """A host of one's own may be allowed; the service itself may not."""
+    with pytest.raises(ConfigurationError, match=r"allow_insecure=True accepts it\); got 'http://10\.0\.0\.1'"):
+        AsyncClient(KEY, base_url="http://10.0.0.1:8080")
+    for given in ({}, {"allow_insecure": True}):
+        with pytest.raises(ConfigurationError, match="this machine only") as error:
+            AsyncClient(KEY, base_url="http://api.ucaptcha.net", **given)
+        assert "allow_insecure" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"api_key": ""}, "api_key"),

@@ -391,20 +391,39 @@ async def test_drain_without_a_limit_waits_for_all() -> None:
 
 
 @virtual
-async def test_drain_and_the_answer_of_a_submit() -> None:
-    """A submit that is under way is answered, and what it paid for is waited for, or left by its id."""
+async def test_drain_waits_for_what_a_submit_paid_for() -> None:
+    """A submit that is under way is answered, and its task is waited for, too."""
+    service = OwnService().says("createTask", attrs.evolve(accepted("t-1"), after=8)).says("getTaskResult", PENDING)
+    async with anyio.create_task_group() as tasks:
+        async with at(service) as client:
+            tasks.start_soon(client.solve, TURNSTILE)
+            await anyio.sleep(1)
+            drained = await client.drain(60)
+            at_rest(client)
+
+    assert [(outcome.ok, outcome.task_id) for outcome in drained.outcomes] == [(True, "t-1")]
+    assert (drained.task_ids, client.abandoned) == ((), ())
+
+
+@virtual
+@pytest.mark.parametrize("tries", [1, 2])
+async def test_drain_submits_nothing_again(tries: int) -> None:
+    """A submit that is refused on the way is not made again, be it the first or a later one."""
     errors: list[BaseException] = []
-    service = OwnService().says("createTask", attrs.evolve(accepted("t-1"), after=3))
+    no_slot = refused("ERROR_NO_SLOT_AVAILABLE")
+    service = OwnService().says("createTask", *[no_slot] * (tries - 1), attrs.evolve(no_slot, after=8))
     async with anyio.create_task_group() as tasks:
         async with at(service) as client:
             tasks.start_soon(caught, client.solve(TURNSTILE), errors)
             await anyio.sleep(1)
             drained = await client.drain(60)
-            assert (await client.job("t-1").wait()).token == TOKEN
 
-    told = {outcome.task_id for outcome in drained.outcomes} | set(drained.task_ids)
-    assert told == {"t-1"}
-    assert not errors or getattr(errors[0], "charged", None) is True
+    assert len(service.submits) == tries
+    assert drained.task_ids == ()
+    (error,) = errors
+    assert isinstance(error, ClientStateError)
+    assert error.charged is False
+    assert [outcome.error for outcome in drained.outcomes] == [error]
 
 
 @virtual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -19,12 +20,15 @@ from ucaptcha_async import (
     ImageToText,
     InsufficientBalanceError,
     InvalidTaskError,
+    Outcome,
+    Polling,
+    RateLimiter,
     RecaptchaV2,
     Task,
     Turnstile,
     UnsolvableError,
 )
-from ucaptcha_async.testing import Error, Json, LocalService
+from ucaptcha_async.testing import Error, LocalService
 
 pytestmark = pytest.mark.virtual_time
 
@@ -328,49 +332,99 @@ async def test_throttled_submits_are_repeated() -> None:
     assert 3 == service.books.request_counts["createTask"]
 
 
-async def tokens(client: AsyncClient) -> AsyncIterator[str]:
-    """A generator around a stream, as programs write it."""
-    async with client.solve_many(pages(3)) as outcomes:
+# --- a generator around a stream --------------------------------------------------------------------------------------
+
+
+async def _found(client: AsyncClient) -> AsyncIterator[Outcome[Any]]:
+    """A generator that yields from inside the block."""
+    async with client.solve_many([TURNSTILE] * 6) as outcomes:
         async for outcome in outcomes:
-            yield outcome.solution.token
+            yield outcome
 
 
-async def test_a_generator_that_is_left_cancels_nobody_else() -> None:
-    """A stream keeps no cancel scope open in its reader: whoever leaves a generator around it goes on (PEP 789)."""
-    async with opened(LocalService(solve_time=8)) as client:
-        generator = tokens(client)
-        first = await anext(generator)
-        await anyio.sleep(30)  # with a scope of the stream's, the cancellation would come here
-        await generator.aclose()
-        assert first
-        assert 2 == len(client.abandoned)
-        at_rest(client)
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # what trio says of it, rightly
+@pytest.mark.parametrize("closing", [True, False])
+async def test_a_generator_that_is_left_half_way(closing: bool) -> None:
+    """Whoever leaves it goes on, in whatever scopes, and its solves end: at once if it is closed, else some time."""
+    service = LocalService(keys=[KEY], seed=1)
+    service.solve_next(after=0)
+    service.solve_next(after=600, times=5)
+    async with opened(service, polling=Polling(interval=0.05)) as client:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 0.1)
+                generator = _found(client)
+                async for outcome in generator:
+                    assert outcome.ok
+                    break
+                if closing:
+                    await generator.aclose()  # type: ignore[attr-defined]
+                    assert client.statistics().in_flight == 0
+                del generator
+                gc.collect()
+                await anyio.sleep(0.2)
+            while client.statistics().in_flight:
+                await anyio.sleep(0.05)
+        assert len(client.abandoned) == 5
 
 
-async def test_a_generator_may_be_closed_by_another_task() -> None:
-    """As event loops close those that were forgotten."""
-    async with opened(LocalService(solve_time={"TurnstileTokenProxyLess": 8}, failure_rate=0)) as client:
-        generator = tokens(client)
-        await anext(generator)
-        async with anyio.create_task_group() as group:
-            group.start_soon(generator.aclose)
-        assert 2 == len(client.abandoned)
-        at_rest(client)
+async def test_a_generator_that_ends_in_another_task() -> None:
+    """Python ends it wherever it happens to be: neither task is harmed."""
+    service = LocalService(keys=[KEY], seed=1)
+    service.solve_next(after=0)
+    service.solve_next(after=600, times=5)
+    async with opened(service, polling=Polling(interval=0.05)) as client:
+        generator = _found(client)
+        with anyio.fail_after(20):
+            assert (await anext(generator)).ok
+            async with anyio.create_task_group() as group:
+                group.start_soon(generator.aclose)  # type: ignore[attr-defined]
+            await anyio.sleep(0.01)
+        assert len(client.abandoned) == 5
 
 
-class _Broken(Turnstile):
-    def to_wire(self, name: object = None) -> Json:
-        raise ZeroDivisionError
+async def test_a_defect_in_a_solve_comes_out_of_the_loop() -> None:
+    """As it is, where the next outcome is asked for: what runs in the block is not cancelled."""
+
+    class Defect(Exception):  # noqa: N818 - an exception of somebody else's
+        pass
+
+    class Broken(RateLimiter):
+        async def acquire(self) -> None:
+            await anyio.sleep(0.01)
+            raise Defect
+
+    service = LocalService(keys=[KEY])
+    async with opened(service, rate_limit=Broken()) as client:
+        with pytest.raises(Defect):
+            async with client.solve_many([TURNSTILE] * 3) as outcomes:
+                await anyio.sleep(0.05)
+                with pytest.raises(Defect):
+                    await anext(outcomes)
+                raise Defect
+        with pytest.raises(Defect):
+            async with client.solve_many([TURNSTILE] * 3):
+                await anyio.sleep(0.05)
+        assert client.statistics().in_flight == 0
 
 
-async def test_a_defect_comes_out_as_it_is() -> None:
-    """What is no error of the service's ends the stream, in no `ExceptionGroup`; the others are cancelled."""
-    service = LocalService(solve_time=60)
-    async with opened(service) as client:
-        broken = _Broken(website_url="https://example.com/", website_key="0x4AAAAAAA")
-        with pytest.raises(ZeroDivisionError):
-            async with client.solve_many([*pages(2), broken]) as outcomes:
+async def test_a_stream_hears_of_a_native_cancellation(anyio_backend_name: str) -> None:
+    """asyncio's own `Task.cancel()` ends the block, and all that runs in it."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio has it")
+    service = LocalService(keys=[KEY])
+    service.solve_next(after=600, times=3)
+    async with opened(service, polling=Polling(interval=0.05)) as client:
+
+        async def stream() -> None:
+            async with client.solve_many([TURNSTILE] * 3) as outcomes:
                 async for _ in outcomes:
-                    pytest.fail("nothing is solved so soon")
-        assert set(service.books.accepted) == set(client.abandoned)
-        at_rest(client)
+                    pass
+
+        task = asyncio.create_task(stream())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert client.statistics().in_flight == 0
+        assert len(client.abandoned) == 3

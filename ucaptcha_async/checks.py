@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -143,6 +142,8 @@ def suggests(cls: type[T]) -> type[T]:
 
 def near(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or the list."""
+    import difflib  # it is needed when somebody has mistyped, and not before
+
     known = list(known)
     folded = {k.replace("_", "").lower(): k for k in known}
     match = difflib.get_close_matches(name.replace("_", "").lower(), folded, n=1)

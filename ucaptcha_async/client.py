@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
 import math
 import os
 import ssl
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -19,9 +20,9 @@ import attrs
 
 from .budget import Budget, LocalBudget, Money, SharedBudget
 from .checks import Seconds, near, seconds, split_url, whole, wrong
-from .errors import BudgetExceededError, ClientStateError, ConfigurationError
+from .errors import BudgetExceededError, ClientStateError, ConfigurationError, UCaptchaError
 from .events import Hook
-from .journal import Entry, Journal, SQLiteJournal, fingerprint
+from .journal import Entry, Journal, fingerprint
 from .pacing import Breaker, InFlight, InFlightBound, Limiter, RateLimiter
 from .pacing.event_loop import current
 from .polling import Polling, SolveTimes
@@ -29,7 +30,6 @@ from .results import Outcome, SelectionMode, TaskResult
 from .secrecy import SecretStr
 from .solving import type_search
 from .solving.job import Job, Options, State, feedback
-from .solving.prefetch import Prefetch, PrefetchSettings
 from .solving.session import OnUncertain, Session
 from .solving.statistics import ClientStatistics, gather_statistics
 from .solving.stream import Outcomes, outcome_of, recover
@@ -41,6 +41,7 @@ from .transport.senders import HTTPClient, TransportName, check_settings, inject
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
+    from .solving.prefetch import Prefetch
 
 S = TypeVar("S", bound=Solution)
 T = TypeVar("T")
@@ -285,14 +286,19 @@ class AsyncClient:
     async def drain(self, timeout: Seconds | None = None) -> Drained:
         """Stop cleanly: submit nothing any more, and wait for what is paid.
 
-        Calls that did not submit yet end with `ClientStateError`, and so does every later one. Those that wait for a
-        task go on; what has not ended after `timeout` ends with `ClientStateError`, too.
+        Calls that have sent no task yet end with `ClientStateError`, and so does every later one. Those that wait for
+        a task, or for the answer to a submit, go on; what has not ended after `timeout` ends with `ClientStateError`,
+        too.
 
         Args:
             timeout: Seconds (`float` or `timedelta`); `None` for no limit but the calls' own.
 
         Returns:
             How the calls ended, and the ids of paid tasks that are left.
+
+        Raises:
+            ClientStateError: The client is not entered, or closed.
+            ConfigurationError: `timeout` is out of its range.
         """
         session = self._ready()
         allowed = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)
@@ -399,7 +405,7 @@ class AsyncClient:
 
     def solve_many(
         self,
-        tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
+        tasks: Iterable[Task[S] | UCaptchaError] | AsyncIterable[Task[S] | UCaptchaError],
         *,
         timeout: Seconds | ClientDefault | None = DEFAULT,
         selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
@@ -415,7 +421,8 @@ class AsyncClient:
         iteration ends with that error. Leaving the block early cancels what runs.
 
         Args:
-            tasks: Any iterable or async iterable.
+            tasks: Any iterable or async iterable of tasks. In place of a task that could not be made it may hold the
+                error, which comes out as that input's outcome.
             timeout: Seconds for each solve, from when its input is read.
             selection_mode: As for `solve`.
             provider: As for `solve`.
@@ -453,7 +460,7 @@ class AsyncClient:
 
     async def gather(
         self,
-        tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
+        tasks: Iterable[Task[S] | UCaptchaError] | AsyncIterable[Task[S] | UCaptchaError],
         *,
         timeout: Seconds | ClientDefault | None = DEFAULT,
         selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
@@ -519,6 +526,8 @@ class AsyncClient:
             InvalidTaskError: The task shows a picture, which nobody knows beforehand.
             ConfigurationError: A setting is out of its range.
         """
+        from .solving.prefetch import Prefetch, PrefetchSettings
+
         options = self._with(timeout, selection_mode, provider, attempts)
         session = self._ready()
         settings = PrefetchSettings.check(
@@ -582,7 +591,8 @@ class AsyncClient:
         """Ask once for the state of a task. Source: docs/api/ucaptcha/get-task-result."""
         session = self._ready()
         question = session.api.get_task_result(task_id, session.secrets_of(task_id))
-        return _task_result(await session.api.ask(question), task_id)
+        with _perhaps_charged():
+            return _task_result(await session.api.ask(question), task_id)
 
     async def get_balance(self) -> Decimal:
         """The balance in USD. Source: docs/api/ucaptcha/get-balance."""
@@ -603,7 +613,8 @@ class AsyncClient:
         if not isinstance(message, str) or not message:
             raise wrong("message", message, "a non-empty str: the service requires one")
         session = self._ready()
-        return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
+        with _perhaps_charged():
+            return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
 
     # --- what has happened --------------------------------------------------------------------------------------------
 
@@ -681,6 +692,16 @@ class _State:
             raise ClientStateError("the client is not entered: use it inside 'async with', or await its open() first")
 
 
+@contextlib.contextmanager
+def _perhaps_charged() -> Iterator[None]:
+    """Nobody here knows whether a task was charged that is known by its id alone."""
+    try:
+        yield
+    except UCaptchaError as error:
+        error.charged = None
+        raise
+
+
 async def _through_budget(budget: SharedBudget, job: Job[S]) -> S:
     """Solve; wait for room in the budget while running solves may still give some back."""
     while True:
@@ -722,25 +743,31 @@ def _task_result(answer: Answer, task_id: str) -> TaskResult:
 def _api_key(given: str | None) -> SecretStr:
     if given is None and "UCAPTCHA_API_KEY" not in os.environ:
         raise ConfigurationError("no API key: pass api_key or set UCAPTCHA_API_KEY", field="api_key")
+    field = "UCAPTCHA_API_KEY" if given is None else "api_key"
     given = SecretStr(os.environ["UCAPTCHA_API_KEY"]) if given is None else given
     key = SecretStr(given.removeprefix("\ufeff").strip()) if isinstance(given, str) else None
     if not key or not key.isprintable():
-        raise wrong("api_key", given, "a non-empty str of printable characters", ConfigurationError)
+        raise wrong(field, given, "a non-empty str of printable characters", ConfigurationError)
     return key
 
 
 def _base_url(given: str | None, insecure: bool) -> str:
-    url = given or SecretStr(os.environ.get("UCAPTCHA_BASE_URL") or BASE_URL)
-    parts = split_url("base_url", url, ConfigurationError)
+    found = os.environ.get("UCAPTCHA_BASE_URL")
+    field = "UCAPTCHA_BASE_URL" if found and not given else "base_url"
+    url = given or SecretStr(found or BASE_URL)
+    parts = split_url(field, url, ConfigurationError)
     scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
     more = parts.username is not None or bool(parts.query or parts.fragment)
     del parts  # it may hold a password
     if more:
-        raise wrong("base_url", url, "without credentials, query and fragment", ConfigurationError)
+        raise wrong(field, url, "without credentials, query and fragment", ConfigurationError)
     if scheme == "http" and not is_loopback(host):
-        if not insecure or host == "ucaptcha.net" or host.endswith(".ucaptcha.net"):
-            allowed = "https:// (plain http:// would show the API key to the network, and is for this machine only)"
-            raise wrong("base_url", url, allowed, ConfigurationError)
+        own = host != "ucaptcha.net" and not host.endswith(".ucaptcha.net")
+        if not insecure or not own:
+            allow = "; for a host of your own in a private network, allow_insecure=True accepts it" if own else ""
+            reason = f"plain http:// would show the API key to the network, and is for this machine only{allow}"
+            shown = f"[{host}]" if ":" in host else host
+            raise ConfigurationError(f"{field} must be https:// ({reason}); got 'http://{shown}'", field=field)
         _warn_insecure(host)
     return str(url).rstrip("/")
 
@@ -784,6 +811,8 @@ def _in_flight(value: int | InFlightBound | None) -> InFlightBound:
 
 def _journal(value: Journal | str | os.PathLike[str] | None) -> Journal | None:
     if isinstance(value, str | os.PathLike):
+        from .journal import SQLiteJournal
+
         return SQLiteJournal(value)
     if value is not None and (isinstance(value, type) or not isinstance(value, Journal)):
         raise wrong("journal", value, "a journal, for example SQLiteJournal(path), or a path", ConfigurationError)

@@ -126,7 +126,7 @@ async def _solve_all(url: str, count: int, quiet: bool) -> Run:
         async with client.solve_many(tasks(count)) as outcomes:
             async for outcome in outcomes:
                 peak = max(peak, client.statistics().in_flight + 1)
-                meter.count(outcome.task.type, ok=outcome.ok)
+                meter.count(outcome.task.kind, ok=outcome.ok)
                 done.append(outcome)
         requests = client.statistics().requests
     return Run(outcomes=done, elapsed=meter.elapsed, requests=requests, peak=peak)

@@ -36,10 +36,15 @@ Files of the first release lack the last column; it is added when they are opene
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from .base import Journal
-from .memory import MemoryJournal
 from .records import Claim, ClaimKind, Entry, Intent, State, Total, fingerprint
-from .sqlite import SQLiteJournal
+
+if TYPE_CHECKING:
+    from .memory import MemoryJournal
+    from .sqlite import SQLiteJournal
 
 __all__ = [
     "Claim",
@@ -53,3 +58,14 @@ __all__ = [
     "Total",
     "fingerprint",
 ]
+
+_HOMES = {"MemoryJournal": ".memory", "SQLiteJournal": ".sqlite"}
+
+
+def __getattr__(name: str) -> object:
+    """A store is loaded when it is first used: most clients use one of them, or none."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value

@@ -12,9 +12,9 @@ import attrs
 
 from ucaptcha_async.errors import ClientStateError
 
-from .base import Reporting
 from .ledger import Begin, Book, Change, TakeUp, is_free
 from .records import JSON, OPEN, Entry, State, Total, parsed
+from .reporting import Reporting
 
 
 class _Book(Book):

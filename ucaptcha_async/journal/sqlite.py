@@ -14,9 +14,9 @@ import anyio
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
-from .base import Reporting
 from .ledger import Change
 from .records import JSON, Entry, State, Total
+from .reporting import Reporting
 from .store import BusyError, Store
 from .threads import Job
 from .writer import Writer

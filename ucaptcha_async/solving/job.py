@@ -486,6 +486,8 @@ class Job(Generic[S]):
         session, now = self.session, self.session.loop.time()
         clock.faulted(now, error.retry_after)
         self.trouble = error
+        if self.exchange.in_protocol:
+            session.answered()
         if isinstance(error, WrongTask):
             self.other_name = error.named
         elif isinstance(error, APIConnectionError):

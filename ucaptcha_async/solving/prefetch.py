@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ucaptcha_async.checks import Seconds, seconds, whole, wrong
 from ucaptcha_async.errors import (
     AccountError,
+    APIConnectionError,
     BudgetExceededError,
     ClientStateError,
     ConfigurationError,
@@ -153,6 +154,11 @@ class PrefetchStatistics:
     mean_wait: float | None
     expired: int
     wasted: Decimal
+
+
+def _concerns_all(error: UCaptchaError) -> bool:
+    """Whether every further solve would meet the same error."""
+    return isinstance(error, STOPS) or (isinstance(error, APIConnectionError) and not error.retryable)
 
 
 @attrs.frozen(eq=False)
@@ -310,6 +316,7 @@ class Prefetch(Generic[S]):
             AccountError: The account is refused.
             BudgetExceededError: The budget has no room.
             InvalidTaskError: The service refuses the task.
+            APIConnectionError: A setting, of TLS or of a proxy, keeps requests from the service.
             ClientStateError: The block is not entered, or was left.
         """
         allowed = self._settings.timeout if timeout is None else seconds("timeout", timeout, allow_inf=True)
@@ -474,7 +481,7 @@ class Prefetch(Generic[S]):
                 if self._arrived(solution, lead_time):
                     return
                 error = SolveTimeoutError("the token was too old when it came", task_id=solution.task_id)
-            if isinstance(error, STOPS) or not isinstance(error, UCaptchaError):
+            if not isinstance(error, UCaptchaError) or _concerns_all(error):
                 self._refuse(error)
                 return
             delay = self._failures.add(error, began, self._clock())

@@ -187,10 +187,14 @@ class Session:
             self.emit(ServiceUnreachable, reason=error.message)
 
     def reached(self) -> None:
-        """A request was answered: polls that were stretched come back, and an outage is over."""
+        """A request was answered well: polls that were stretched come back, and an outage is over."""
         if self._recovered is not None:
             self._recovered.set()
             self._recovered = None
+        self.answered()
+
+    def answered(self) -> None:
+        """The service itself answered, be it with a refusal: an outage is over."""
         if self._unreachable_since is not None:
             seconds = self.loop.time() - self._unreachable_since
             self._unreachable_since = None
@@ -313,9 +317,11 @@ class Session:
             self.drained.append((job, result))
 
     async def drain(self, seconds: float) -> list[tuple[Any, Any]]:
-        """End what is not submitted, and wait for what is, for some seconds at the most."""
+        """End what is not submitted, and wait for what is, or is on its way, for some seconds at the most."""
         self.ends, self.drained = "the client is draining", []
-        self.stop("queue", "submit")
+        for job in list(self.running):
+            if job.state == "queue" or (job.state == "submit" and job.charged is False):
+                job.stop()
         with anyio.move_on_after(seconds):
             await self._until_idle()
         self.stop("queue", "submit", "wait", "ended")

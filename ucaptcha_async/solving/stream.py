@@ -50,6 +50,8 @@ class Outcomes(Generic[I, S]):
     input is read; what is running ends, and then the iteration raises that error, with `not_submitted` saying how many
     inputs were left.
     After leaving early, the ids of paid tasks whose outcomes were not read are in `client.abandoned`.
+    A generator that yields from inside the block is best used with `contextlib.aclosing`: else, when its reader breaks
+    off, the solves go on until Python ends the generator.
 
     Attributes:
         not_submitted: After such an error: how many inputs the service has not accepted; `None` where the input has no
@@ -59,7 +61,7 @@ class Outcomes(Generic[I, S]):
     def __init__(
         self,
         session: Session,
-        inputs: Iterable[I] | AsyncIterable[I],
+        inputs: Iterable[I | UCaptchaError] | AsyncIterable[I | UCaptchaError],
         job: Callable[[I], Job[S]],
         solve: Callable[[Job[S]], Coroutine[Any, Any, S]],
         width: int,
@@ -94,6 +96,9 @@ class Outcomes(Generic[I, S]):
         self._cancel()
         try:
             await wait_through(self._done)
+        except anyio.get_cancelled_exc_class():
+            if error is None:
+                raise  # else the error goes first; who cancelled will do it again at the next checkpoint
         finally:
             while self._unread:
                 self._session.unread(self._unread.popleft())

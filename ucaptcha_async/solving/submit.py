@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -90,19 +91,18 @@ async def submit(job: Submission, search: Search) -> Answer:
     Raises:
         SubmitUncertainError: The fate of the request is unknown.
         UnsupportedTaskError: The service knows none of the names.
+        ClientStateError: The client drains, and does not submit again.
         UCaptchaError: The service refused the task for good, or it was never sent.
     """
     session, tries = job.session, 0
     while True:
         await _admitted(job, search)
-        await session.submitting.acquire()
         try:
-            exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
-            job.exchange = exchange
-            await finish_after_cancel(session.loop, _answered(job, exchange), exchange, session.cancel_grace)
-            assert job.answer is not None
-            return job.answer
+            return await _answer(job, search)
         except UCaptchaError as error:
+            exchange = job.exchange
+            if exchange is None:
+                raise
             if exchange.recalled:
                 continue
             job.trouble = error
@@ -114,10 +114,22 @@ async def submit(job: Submission, search: Search) -> Answer:
                 raise
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(tries, 30)) * session.rng.uniform(0.5, 1.0)
             _tell(job, error, delay)
-        finally:
-            session.submitting.release()
         tries += 1
         await session.loop.sleep(delay)
+
+
+async def _answer(job: Submission, search: Search) -> Answer:
+    """Send one request, in turn, and read its answer."""
+    session = job.session
+    await session.submitting.acquire()
+    try:
+        exchange = session.api.create_task(*job.wire(search.name))
+        job.exchange, job.fate = exchange, None
+        await finish_after_cancel(session.loop, _answered(job, exchange), exchange, session.cancel_grace)
+    finally:
+        session.submitting.release()
+    assert job.answer is not None
+    return job.answer
 
 
 async def _admitted(job: Submission, search: Search) -> None:
@@ -145,6 +157,8 @@ async def _answered(job: Submission, exchange: Exchange) -> None:
         if exchange.named in session.open:
             # Another submit of this client got that id: this is its answer, or the service is confused.
             exchange.named = error.task_id = None
+        if exchange.in_protocol:
+            session.answered()
         _tell_breaker(job, exchange, error)
         raise
     finally:

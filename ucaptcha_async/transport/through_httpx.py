@@ -266,11 +266,13 @@ def _failure(error: BaseException, exchange: Exchange) -> UnansweredError:
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 10:
         chain.append(inner)
-    unverified = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
+    unverified = next((each for each in chain if isinstance(each, ssl.SSLCertVerificationError)), None)
+    if unverified is not None:
+        return UnansweredError(f"the certificate does not verify: {unverified.verify_message}", permanent=True)
     text = str(error)
     if name == "ProxyError":
         text = f"HTTP {text[:3]}" if text[:3].isdecimal() else ""
     elif name.endswith("ProtocolError") and not name.startswith("Unsupported"):
         text = ""
-    permanent = unverified or name == "UnsupportedProtocol" or text == "HTTP 407"
+    permanent = name == "UnsupportedProtocol" or text == "HTTP 407"
     return UnansweredError(exchange.clean(f"{name}: {text}" if text else name), permanent=permanent)

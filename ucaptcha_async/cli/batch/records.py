@@ -12,6 +12,7 @@ from ucaptcha_async.cli.single import token_of
 from ucaptcha_async.errors import (
     AccountError,
     BudgetExceededError,
+    ClientStateError,
     JournalError,
     SolutionError,
     SolveTimeoutError,
@@ -23,7 +24,7 @@ from ucaptcha_async.results import Outcome, Solution
 
 from .source import Item
 
-UNFINISHED = (AccountError, BudgetExceededError, JournalError, SolveTimeoutError)
+UNFINISHED = (AccountError, BudgetExceededError, ClientStateError, JournalError, SolveTimeoutError)
 """Errors that say nothing of the piece of work: it stays to be done."""
 
 
