@@ -25,6 +25,7 @@ from ucaptcha_async.journal import State as EntryState
 from ucaptcha_async.results import Outcome, Solution
 from ucaptcha_async.tasks import Task
 
+from .blocks import leave
 from .job import Job, Options, State
 from .lease import Fate, Lease
 from .session import Session
@@ -84,13 +85,8 @@ class Outcomes(Generic[I, S]):
     ) -> bool | None:
         assert self._group is not None
         assert self._receive is not None
-        self._group.cancel_scope.cancel()
         try:
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                return await self._group.__aexit__(kind, error, traceback)
-            # An error of the caller's own block is not for the group: it would come out wrapped into an ExceptionGroup.
-            await self._group.__aexit__(None, None, None)
-            return False
+            return await leave(self._group, kind, error, traceback)
         finally:
             self._close(self._receive)
 
