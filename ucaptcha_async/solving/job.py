@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
@@ -129,6 +130,7 @@ class Job(Generic[S]):
     mode: str | None = None
     secrets: tuple[str, ...] = ()
     accepted_at: float | None = None
+    unsolved_at: float | None = None
     from_journal: bool = False
     maybe_charged: bool = False
     other_name: str | None = None
@@ -232,7 +234,7 @@ class Job(Generic[S]):
     async def _submit_once(self, attempt: int) -> None:
         session, lease = self.session, Lease(self.session, self.kind)
         self.state, self.lease, self.task_id = State.QUEUED, lease, None
-        self.answer = self.exchange = self.fate = self.clock = self.accepted_at = None
+        self.answer = self.exchange = self.fate = self.clock = self.accepted_at = self.unsolved_at = None
         self.mode = self.options.mode(attempt)
         try:
             session.check_submits()
@@ -305,7 +307,7 @@ class Job(Generic[S]):
         return wire, {name: value for name, value in fields.items() if value}, self.secrets
 
     async def _accepted(self, answer: Answer, attempt: int) -> None:
-        self.accepted_at = answer.received_at
+        self.accepted_at, self.unsolved_at = answer.received_at, answer.sent_at
         self.session.tally.submitted += 1
         if answer.status not in (Status.READY, Status.FAILED):
             self.answer = None
@@ -388,7 +390,7 @@ class Job(Generic[S]):
             other.watchers = other.watchers or anyio.Event()
             await other.watchers.wait()
             if other.answer is not None:
-                self.answer = other.answer
+                self.answer, self.unsolved_at = other.answer, other.unsolved_at
                 return
 
     async def _poll(self) -> Answer:
@@ -467,6 +469,7 @@ class Job(Generic[S]):
         if answer.status not in (Status.IDLE, Status.PROCESSING):
             session.warn_once(f"status {answer.status}", "unknown task status %r counts as pending", answer.status[:40])
         clock.pending(answer.received_at)
+        self.unsolved_at = answer.sent_at
         session.emit(Polled, self, status=answer.status, polls=clock.polls)
         return False
 
@@ -532,12 +535,14 @@ class Job(Generic[S]):
         return self.solution
 
     def _parsed(self, answer: Answer) -> S:
+        unsolved_at = answer.sent_at if self.unsolved_at is None else self.unsolved_at
         solution: S = self.task.solution_class.parse(  # type: ignore[assignment]
             answer.solution,
             task_id=self.task_id,
             cost=answer.cost,
             solve_time=answer.solve_time,
             polls=self.clock.polls if self.clock is not None else 0,
+            obtained_at=datetime.now(UTC) - timedelta(seconds=self.session.loop.time() - unsolved_at),
             lifetime=self.task.lifetime,
             feedback=functools.partial(feedback, self.session, self.task_id, self.secrets),
         )
@@ -666,6 +671,7 @@ def _unsolvable(answer: Answer, task_id: str | None) -> UnsolvableError:
 
 
 def _remembered(entry: Entry, now: float) -> Answer:
+    now -= max(0.0, (datetime.now(UTC) - entry.updated_at).total_seconds())  # that is when it was solved
     return Answer(
         task_id=entry.task_id,
         status=Status.READY,
