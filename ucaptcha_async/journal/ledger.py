@@ -282,9 +282,9 @@ class Released(_Report):
     """It was never sent."""
 
     def apply(self, book: Book, now: float) -> None:
-        """An intent leaves no trace."""
+        """An intent leaves no trace, also if others have taken its process for dead meanwhile."""
         row = book.row(self.submit_id)
-        if row is not None and row.state is State.INTENT:
+        if row is not None and row.state in (State.INTENT, State.UNCERTAIN) and row.task_id is None:
             book.drop(row)
 
 
@@ -293,9 +293,9 @@ class Abandoned(_Report):
     """Nobody here waits for it any more."""
 
     def apply(self, book: Book, now: float) -> None:
-        """An open row may be taken up by anybody; an intent may have been sent."""
+        """An open row may be taken up by anybody; an intent may have been sent. Not if it is another's by now."""
         row = self.known(book)
-        if row.state in OPEN:
+        if row.state in OPEN and row.owner in (None, book.owner):
             self.save(book, row, State.UNCERTAIN if row.state is State.INTENT else row.state, now)
 
 
