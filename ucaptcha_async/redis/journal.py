@@ -546,7 +546,7 @@ def _open(row: Row) -> str:
 def _raw(row: Row) -> str:
     task_id = [row.task_id, 1] if isinstance(row.task_id, NumericId) else row.task_id
     start = [row.account, row.host, row.key, row.type, row.state, row.owner, task_id]
-    end = [row.cost, row.error_code, row.solve_time, row.created_at, row.updated_at, row.solution]
+    end = [row.cost, row.error_code, row.solve_time, row.created_at, row.updated_at, row.solution, row.context]
     return json.dumps([*start, *end])
 
 

@@ -8,6 +8,7 @@ QUEUED ──▶ SUBMITTING ──▶ WAITING ──▶ ENDED
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -37,7 +38,9 @@ from ucaptcha_async.events import (
     PollRefused,
     Retried,
     Solved,
+    Started,
     Submitted,
+    TakenUp,
     Throttled,
     TypeNameChosen,
     Uncertain,
@@ -67,6 +70,9 @@ BUSY_DELAY = 1.0
 
 LAST_CHANCE = 1.0
 """Seconds before the deadline at which a task is asked for once more, if its next poll would come too late."""
+
+
+_NUMBERS = itertools.count(1)
 
 
 @attrs.frozen(kw_only=True)
@@ -139,6 +145,10 @@ class Job(Generic[S]):
     handed_out: bool = False
     answerable: bool = False
     respell: bool = False
+    called_at: float | None = None
+    told: bool = False
+    context: str | None = None
+    number: int = attrs.field(factory=_NUMBERS.__next__)
 
     # --- what a program calls -----------------------------------------------------------------------------------------
 
@@ -185,8 +195,11 @@ class Job(Generic[S]):
         """Go one way for `timeout` seconds at the most, and tell how it ended."""
         session = self.session
         session.running.add(self)
+        self.called_at = session.loop.time()
+        if self.state is State.WAITING and not self.told:
+            self._tell_start()
         try:
-            with anyio.CancelScope(deadline=session.loop.time() + timeout) as self.scope:
+            with anyio.CancelScope(deadline=self.called_at + timeout) as self.scope:
                 return await way
             raise self._stopped(timeout)
         except UCaptchaError as error:
@@ -239,6 +252,8 @@ class Job(Generic[S]):
         try:
             session.check_submits()
             await lease.take_place()
+            if not self.told:
+                self._tell_start()
             # Work with a name may be paid for already: that needs neither a good account nor money.
             if self.key is not None and await self._claimed(lease):
                 return
@@ -321,13 +336,14 @@ class Job(Generic[S]):
     async def _claimed(self, lease: Lease) -> bool:
         """Whether the journal knows the piece of work already, so that there is nothing to submit."""
         while True:
-            claim = await lease.begin(self.key)
+            claim = await lease.begin(self.key, self.context)
             if claim is None or claim.kind is ClaimKind.NEW:
                 return False
             if claim.kind is not ClaimKind.BUSY:
                 break
             await self.session.loop.sleep(BUSY_DELAY)
         if claim.kind is ClaimKind.UNCERTAIN:
+            self.session.emit(TakenUp, self, context=claim.entry.context)
             raise SubmitUncertainError(
                 f"the work {self.key!r} was submitted before and its fate is unknown; "
                 "it is not submitted again unless on_uncertain='resubmit'",
@@ -338,6 +354,7 @@ class Job(Generic[S]):
 
     def _take_up(self, claim: Claim) -> None:
         self.task_id = claim.task_id
+        self.session.emit(TakenUp, self, context=claim.entry.context)
         self.from_journal = claim.kind is ClaimKind.DONE
         if claim.kind is ClaimKind.DONE and claim.entry.solution is not None:
             self.answer = _remembered(claim.entry, self.session.loop.time())
@@ -406,7 +423,7 @@ class Job(Generic[S]):
                 exchange = self.exchange = session.api.get_task_result(self.task_id or task_id, self.secrets)
                 session.tally.polls += 1
                 try:
-                    answer = await session.api.ask(exchange, self.other_name)
+                    answer = await session.ask(self, exchange, self.other_name)
                 except UCaptchaError as error:
                     clock.polled(exchange.sent_at or session.loop.time())
                     ends = isinstance(error, ClientStateError) or (exchange.in_protocol and ends_wait(exchange.code))
@@ -588,6 +605,15 @@ class Job(Generic[S]):
 
     # --- what the caller learns ---------------------------------------------------------------------------------------
 
+    def _tell_start(self) -> None:
+        """Tell the hook that a solve begins. What it answers is kept for whoever takes the task up later."""
+        earlier, now = self.context, self.session.loop.time()
+        queued = 0.0 if self.called_at is None else now - self.called_at
+        self.told, self.context = True, self.session.emit(Started, self, queued=queued)
+        if self.state is State.WAITING:
+            self.session.emit(TakenUp, self, context=earlier)
+            self.context = earlier or self.context
+
     @property
     def charged(self) -> bool | None:
         """Whether money was spent, as far as is known now."""
@@ -629,6 +655,7 @@ class Job(Generic[S]):
         if not self.handed_out:
             self._not_answerable()
         self.session.tally.failed += 1
+        self.told = False
         self.session.emit(Failed, self, error=error)
         self.session.note_end(self, error)
 
@@ -637,6 +664,7 @@ class Job(Generic[S]):
         self._abandon()
         if isinstance(error, anyio.get_cancelled_exc_class()):
             self.session.tally.cancelled += 1
+            self.told = False
             self.session.emit(Cancelled, self)
         else:
             self.session.tally.failed += 1

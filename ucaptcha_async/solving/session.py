@@ -18,9 +18,11 @@ from ucaptcha_async.budget import SharedBudget
 from ucaptcha_async.errors import APIConnectionError, ClientStateError, JournalError, UCaptchaError
 from ucaptcha_async.events import (
     ConnectionsDistrusted,
+    Context,
     Event,
     Hook,
     JournalFailed,
+    Requested,
     ServiceReached,
     ServiceUnreachable,
     SubmitsHeld,
@@ -31,7 +33,8 @@ from ucaptcha_async.pacing import Breaker, InFlight, InFlightBound
 from ucaptcha_async.pacing.event_loop import EventLoop
 from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
-from ucaptcha_async.transport.api import Api
+from ucaptcha_async.transport.api import Answer, Api
+from ucaptcha_async.transport.exchange import Exchange
 
 from .type_search import TypeNames
 
@@ -53,6 +56,7 @@ REMEMBERED_TASKS = 10_000
 class Call(Protocol):
     """A call that is under way, as the session knows it: `Job` is one."""
 
+    number: int
     key: str | None
     task_id: str | None
     secrets: tuple[str, ...]
@@ -140,17 +144,38 @@ class Session:
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
     _dropped: deque[tuple[Callable[[], None], str | None]] = attrs.field(factory=deque)
 
-    def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> None:
-        """Tell the hook, if there is one."""
+    def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> Context | None:
+        """Tell the hook, if there is one; what it wants to be kept with the solve."""
         if self.on_event is None:
-            return
+            return None
         if job is not None:
-            details |= {"task_type": job.kind, "task_id": job.task_id, "key": job.key}
+            of_job = {"task_type": job.kind, "task_id": job.task_id, "key": job.key, "solve_id": job.number}
+            details = of_job | details
         event = kind(at=self.loop.time(), **details)
         try:
-            self.on_event(event)
+            said = self.on_event(event)
         except Exception:
             logger.exception("on_event raised; the solve goes on")
+            return None
+        return said if isinstance(said, Context) else None
+
+    async def ask(self, job: Call, exchange: Exchange, believed: str | None = None) -> Answer:
+        """Ask the service about a task, and tell the hook how it went. See `Api.ask`."""
+        try:
+            answer = await self.api.ask(exchange, believed)
+        except BaseException as error:
+            reason = type(error).__name__ if isinstance(error, Exception) else "Cancelled"
+            code = error.error_code if isinstance(error, UCaptchaError) else None
+            self._requested(job, exchange, reason=reason, error_code=code)
+            raise
+        self._requested(job, exchange, status=answer.status, task_id=job.task_id or answer.task_id)
+        return answer
+
+    def _requested(self, job: Call, exchange: Exchange, **end: str | None) -> None:
+        if self.on_event is not None and exchange.permitted:
+            endpoint, status = exchange.path.removeprefix("/"), exchange.status
+            seconds = 0.0 if exchange.sent_at is None else self.loop.time() - exchange.sent_at
+            self.emit(Requested, job, endpoint=endpoint, host=self.host, seconds=seconds, http_status=status, **end)
 
     def count_cost(self, kind: str, task_id: str | None, cost: Decimal | None) -> bool:
         """Count what a solved task cost, once, however many waited for it; whether it was counted now."""

@@ -258,7 +258,18 @@ def recover(session: Session, options: Options, width: int) -> Outcomes[Entry, S
         lease = Lease(session, task.kind, row=entry.submit_id)
         # A dead process's intent, or a task that the service did not know any more: nothing is to be learned of it.
         fate = Fate.UNCERTAIN if entry.state is EntryState.UNCERTAIN or entry.task_id is None else None
-        return Job(session, task, options, entry.key, entry.task_id, State.WAITING, fate, lease, respell=True)
+        return Job(
+            session,
+            task,
+            options,
+            entry.key,
+            entry.task_id,
+            State.WAITING,
+            fate,
+            lease,
+            context=entry.context,
+            respell=True,
+        )
 
     async def solve(job: Job[Solution]) -> Solution:
         way = job.wait_for_end() if job.fate is None else _uncertain(job)
