@@ -147,7 +147,7 @@ def stays_broken(patch: Patch) -> None:
 def writes_no_intent(patch: Patch) -> None:
     """Submits are sent before anything is in the journal."""
 
-    async def begin(self: Any, key: Any) -> None:
+    async def begin(self: Any, key: Any, context: Any = None) -> None:
         return None
 
     patch.setattr(lease.Lease, "begin", begin)

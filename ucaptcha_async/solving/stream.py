@@ -77,6 +77,7 @@ class Outcomes(Generic[I, S]):
         self._broken: BaseException | None = None
         # No task group: its scope would stay open in whoever reads, and a reader may be a generator that is left.
         self._running: dict[int, Running] = {}
+        self._leaving = False
         self._done: Signal | None = None
         self._unread: deque[Outcome[S]] = deque()
         self._readers: WaitQueue[Outcome[S] | None] = WaitQueue(self._put_back)
@@ -135,7 +136,9 @@ class Outcomes(Generic[I, S]):
     # --- the tasks of a stream ----------------------------------------------------------------------------------------
 
     def _start(self, index: int, way: Coroutine[Any, Any, None]) -> None:
-        self._running[index] = self._session.loop.spawn(way, self._ended, index)
+        self._running[index] = running = self._session.loop.spawn(way, self._ended, index)
+        if self._leaving:  # the feed was cancelled, and has not heard of it yet
+            running.cancel()
 
     def _ended(self, index: int, error: BaseException | None) -> None:
         del self._running[index]
@@ -147,6 +150,7 @@ class Outcomes(Generic[I, S]):
             self._readers.call_all(None)
 
     def _cancel(self) -> None:
+        self._leaving = True
         for running in list(self._running.values()):
             running.cancel()
 

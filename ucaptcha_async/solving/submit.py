@@ -123,6 +123,7 @@ async def _answer(job: Submission, search: Search) -> Answer:
     session = job.session
     await session.submitting.acquire()
     try:
+        session.check_submits()
         exchange = session.api.create_task(*job.wire(search.name))
         job.exchange, job.fate = exchange, None
         await finish_after_cancel(session.loop, _answered(job, exchange), exchange, session.cancel_grace)
