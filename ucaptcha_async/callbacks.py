@@ -19,7 +19,6 @@ import attrs
 
 from .checks import split_url, wrong
 from .errors import ConfigurationError
-from .json_values import checked
 from .secrecy import SecretStr
 
 Scope = MutableMapping[str, Any]
@@ -129,7 +128,6 @@ def _path_secret(value: str | None) -> SecretStr:
     return SecretStr(value)
 
 
-@checked
 @attrs.define(eq=False, repr=False)
 class CallbackReceiver:
     """An ASGI app to which the service pushes results, so that a solve costs one `getTaskResult` and no waiting.
@@ -171,7 +169,8 @@ class CallbackReceiver:
     _counts: _Counts = attrs.field(init=False, factory=_Counts)
 
     def __repr__(self) -> str:
-        return f"<CallbackReceiver {self.public_url}/… expected={len(self._expected)}>"
+        # In a traceback with locals it may be shown half made.
+        return f"<CallbackReceiver {getattr(self, 'public_url', '')}/…>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a CallbackReceiver belongs to one event loop and holds a secret: it cannot be pickled")

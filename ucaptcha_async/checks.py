@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from .errors import ConfigurationError, InvalidTaskError, UCaptchaError
@@ -120,24 +118,6 @@ def white_space(text: str) -> str | None:
     ends = (text[0].isspace(), text[-1].isspace(), len(text.split()) > 1)
     places = [place for place, there in zip(("before", "after", "inside"), ends, strict=True) if there]
     return f"with white space {' and '.join(places)} it"
-
-
-def suggests(cls: type[T]) -> type[T]:
-    """Class decorator: a wrong keyword name raises `TypeError` with the nearest right one."""
-    init: Callable[..., None] = cls.__init__
-    parameters = inspect.signature(init).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return cls
-    known = [name for name in parameters if name != "self"]
-
-    @functools.wraps(init)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs.keys() - set(known):
-            raise TypeError(f"{cls.__name__}() has no argument {name!r}{near(name, known)}")
-        init(self, *args, **kwargs)
-
-    cls.__init__ = checked  # type: ignore[method-assign]
-    return cls
 
 
 def near(name: str, known: Iterable[str]) -> str:

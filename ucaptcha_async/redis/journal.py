@@ -20,7 +20,7 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import Seconds, seconds, suggests
+from ucaptcha_async.checks import Seconds, seconds
 from ucaptcha_async.errors import ClientStateError, JournalError
 from ucaptcha_async.journal import Claim, ClaimKind, Entry, State, Total
 from ucaptcha_async.journal.ledger import Abandoned, Begin, Book, Change, Released, Row, TakeUp, is_free
@@ -197,7 +197,6 @@ class _Page(Book):
         return row.submit_id in self.dropped or row.state not in HOLDS_KEY
 
 
-@suggests
 class RedisJournal(Batching[Change], Reporting):
     """A [`Journal`][ucaptcha_async.journal.Journal] in Redis, which all processes with the same `name` share.
 

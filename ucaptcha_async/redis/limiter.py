@@ -27,7 +27,7 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import Seconds, suggests, wrong
+from ucaptcha_async.checks import Seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import RateLimiter
 from ucaptcha_async.pacing.gcra import HAIR, Departures, Pace, not_before
@@ -250,7 +250,6 @@ class SharedPace(Pace):
         return self._clock.doubt
 
 
-@suggests
 class RedisRateLimiter(RateLimiter):
     """At most `limit` requests in every window, for all processes that use the same Redis and `name` together.
 
