@@ -27,6 +27,7 @@ import ucaptcha_async
 from ucaptcha_async import errors, events, journal, testing
 from ucaptcha_async.cli.exits import table
 from ucaptcha_async.cli.kinds import KINDS
+from ucaptcha_async.client import MAX_IN_FLIGHT
 from ucaptcha_async.testing import KINDS as SERVICE_KINDS
 from ucaptcha_async.testing import RunningService, running_service
 
@@ -149,6 +150,20 @@ def test_docstring(path: str) -> None:
         assert example == "```python"
 
 
+MADE_BY_PROGRAMS = [
+    path for path, value in PUBLIC.items() if inspect.isclass(value) and not issubclass(value, Exception | events.Event)
+]
+
+
+@pytest.mark.parametrize("path", MADE_BY_PROGRAMS)
+def test_required_arguments_come_first(path: str) -> None:
+    """Whoever looks at a signature sees first what must be given."""
+    parameters = inspect.signature(PUBLIC[path]).parameters.values()
+    optional = [p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+    assert optional == sorted(optional)
+
+
 @pytest.mark.parametrize("path", [path for path, value in DESCRIBED.items() if "\nArgs:\n" in docstring(path)])
 def test_arguments(path: str) -> None:
     """A list of arguments names all of them and no others."""
@@ -199,6 +214,23 @@ def test_offline(site: Path) -> None:
     for page in site.rglob("*.html"):
         loaded = re.findall(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(https?:[^"]+)"', page.read_text())
         assert [url for url in loaded if "canonical" not in url] == [], page
+
+
+def test_signatures(site: Path) -> None:
+    """The reference shows what a default is, and no name for it that only the code knows."""
+    for page in (site / "reference").rglob("*.html"):
+        text = re.sub(r"<[^>]+>", "", page.read_text())
+        assert re.findall(r"= (?:_\w+|MAX_\w+|NOTHING)", text) == [], page
+    client = re.sub(r"<[^>]+>", "", (site / "reference/client/index.html").read_text())
+    assert "max_connections: int = 256," in client
+    assert inspect.signature(ucaptcha_async.AsyncClient).parameters["max_in_flight"].default == MAX_IN_FLIGHT
+
+
+def test_no_byte_code(site: Path) -> None:
+    """What Python keeps beside the sources is no part of the site, nor are its scripts."""
+    assert [
+        path for path in site.rglob("*") if path.suffix in (".pyc", ".py", ".sh") or path.name == "__pycache__"
+    ] == []
 
 
 def test_navigation() -> None:

@@ -51,8 +51,8 @@ logger = logging.getLogger("ucaptcha_async")
 BASE_URL = "https://api.ucaptcha.net"
 """Source: docs/api/overview."""
 
-MAX_CONNECTIONS = 256
 MAX_IN_FLIGHT = 5_000
+"""The default bound on tasks at the service; the signature says it as a number, for those who read it."""
 
 
 class ClientDefault(Enum):
@@ -153,10 +153,10 @@ class AsyncClient:
         transport: TransportName = "httpx",
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        max_connections: int = MAX_CONNECTIONS,
+        max_connections: int = 256,
         request_timeout: Seconds = 30.0,
         rate_limit: Limiter | None = None,
-        max_in_flight: int | InFlightBound | None = MAX_IN_FLIGHT,
+        max_in_flight: int | InFlightBound | None = 5_000,
         polling: Polling | None = None,
         selection_mode: SelectionMode | str | None = None,
         provider: str | None = None,

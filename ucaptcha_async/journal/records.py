@@ -100,14 +100,14 @@ class Entry:
         account: Fingerprint of the API key and the service.
         host: The service's host.
         type: The task's type.
-        key: The caller's name for the piece of work.
         state: How far it has come.
+        created_at: When the intent was written (UTC).
+        updated_at: When the row last changed (UTC).
+        key: The caller's name for the piece of work.
         task_id: The service's id, once accepted.
         cost: USD, once known.
         error_code: The service's code of a failure or refusal.
         solve_time: Seconds, once known.
-        created_at: When the intent was written (UTC).
-        updated_at: When the row last changed (UTC).
         solution: What the service sent, if solutions are stored. A secret: neither shown nor pickled.
     """
 
@@ -115,14 +115,14 @@ class Entry:
     account: str
     host: str
     type: str
-    key: str | None = None
     state: State
+    created_at: datetime
+    updated_at: datetime
+    key: str | None = None
     task_id: str | None = None
     cost: Decimal | None = None
     error_code: str | None = None
     solve_time: float | None = None
-    created_at: datetime
-    updated_at: datetime
     solution: Mapping[str, JSON] | None = attrs.field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
