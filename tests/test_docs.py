@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -302,6 +303,43 @@ async def test_schema(tmp_path: Path) -> None:
     assert [name for row in listed for name in re.findall(r"`(\w+)`", row)] == columns
     assert f"`application_id` {application[0]:#x}" in text
     assert f"`user_version` {version[0]})" in text.replace("\n", " ")
+
+
+def test_first_example(tmp_path: Path) -> None:
+    """The README's first example runs after `ucaptcha serve`, in the shell and with the words that it prints."""
+    scripts = str(Path(sys.executable).parent)
+    if shutil.which("ucaptcha", path=scripts) is None:
+        pytest.skip("the command is not installed")
+    text = (ROOT / "README.md").read_text()
+    serve, first = (re.findall(rf"<!-- {name} -->\n```sh\n(.*?)```", text, re.DOTALL)[0] for name in ("serve", "first"))
+    example = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0]
+    (tmp_path / "first.py").write_text(example)
+    port = free_port()
+    serve, first = (words.replace("8080", str(port)).replace(".venv/bin", scripts) for words in (serve, first))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UCAPTCHA_")}
+
+    # Solved at once, so that nobody waits for it here.
+    words = [*serve.split(), "--immediate-types", "RecaptchaV2TaskProxyless"]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        try:
+            assert service.stdout.readline() == f"listening on http://127.0.0.1:{port}\n"
+            run = subprocess.run(first, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        finally:
+            service.terminate()
+
+    assert run.returncode == 0, run.stderr
+    token, cost, solve_time = run.stdout.split()
+    assert len(token) > 40
+    assert float(cost) > 0
+    assert float(solve_time) >= 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------

@@ -349,7 +349,7 @@ class AsyncClient:
             selection_mode: How the service chooses a provider; `None` leaves it to the key's settings.
             provider: The one provider to use; `None` leaves it to the service.
             attempts: How many tasks may be used until one is solved.
-            key: Your name for this piece of work. With a journal, work of the same name is never submitted twice, and
+            key: Your name for this job. With a journal, work of the same name is never submitted twice, and
                 finished work is answered from the journal.
 
         Raises:

@@ -24,7 +24,7 @@ class Event:
         task_type: The kind of task (`"Turnstile"`), or its type where the kind is not known; empty where the event
             concerns the client as a whole.
         task_id: The id of the task, once the service has given one.
-        key: Your name for the piece of work, if you gave one.
+        key: Your name for the job, if you gave one.
     """
 
     at: float

@@ -124,7 +124,7 @@ class Journal(Protocol):
         ...
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         ...
 
     def entries(self, *, account: str | None = None, states: Collection[State] | None = None) -> AsyncIterator[Entry]:

@@ -1,4 +1,4 @@
-"""A journal in memory: for simulations and tests, and to name pieces of work within one process."""
+"""A journal in memory: for simulations and tests, and to name jobs within one process."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class MemoryJournal(Reporting):
         return [row.entry(State.UNCERTAIN if row.state is State.INTENT else None) for row in free]
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         await anyio.lowlevel.checkpoint()
         holder = self._book.holder(account, key)
         return None if holder is None else parsed(holder.solution)

@@ -78,7 +78,7 @@ class Intent:
         account: [`fingerprint`][ucaptcha_async.journal.fingerprint] of the API key and the service.
         host: The service's host, for listings.
         type: The task's type. Its other fields are not recorded: they may hold proxy passwords.
-        key: The caller's name for the piece of work; stored as it is. `None`: nameless, never deduplicated.
+        key: The caller's name for the job; stored as it is. `None`: nameless, never deduplicated.
         submit_id: The row's own id, ordered by time.
         created_at: Wall time, Unix seconds.
     """
@@ -103,7 +103,7 @@ class Entry:
         state: How far it has come.
         created_at: When the intent was written (UTC).
         updated_at: When the row last changed (UTC).
-        key: The caller's name for the piece of work.
+        key: The caller's name for the job.
         task_id: The service's id, once accepted.
         cost: USD, once known.
         error_code: The service's code of a failure or refusal.

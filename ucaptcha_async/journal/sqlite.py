@@ -187,7 +187,7 @@ class SQLiteJournal(Reporting):
         return entries
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         self._ready()
         return await self._patiently(self._store.solution_for, account, key)
 

@@ -467,7 +467,7 @@ class RedisJournal(Batching[Change], Reporting):
         return sorted(entries, key=lambda entry: entry.submit_id)
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         self._check_open()
         try:
             page, _ = await self._read([], [(account, key)])
