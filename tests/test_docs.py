@@ -210,6 +210,23 @@ def test_reference(site: Path) -> None:
     assert set(PUBLIC) - constants <= known
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "reference").glob("*.md")), ids=lambda page: page.stem)
+def test_reference_as_a_file(page: Path) -> None:
+    """Who reads the files sees what a page holds, and where that is described: mkdocs puts it in for the site alone."""
+    text = page.read_text()
+    listed = dict(
+        re.findall(r"^\| `(\w+)` \| [^|]+ \| `([\w/.]+)` \|$", text.split("<!-- /contents -->")[0], re.MULTILINE)
+    )
+    included = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+
+    assert listed
+    for name, file in listed.items():
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), name
+    for path in included:
+        if not inspect.ismodule(sys.modules.get(path)):
+            assert path.rpartition(".")[2] in listed
+
+
 def test_offline(site: Path) -> None:
     """No page loads anything from elsewhere."""
     for page in site.rglob("*.html"):

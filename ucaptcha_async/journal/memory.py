@@ -64,7 +64,7 @@ class MemoryJournal(Reporting):
         return twin
 
     def crash(self) -> None:
-        """Die as a killed process does: nothing more is written, and the rows are left behind. `open` starts anew."""
+        """Die as a killed process does: nothing more is written, and the rows are left behind. `open` starts again."""
         self._book.living.discard(self._book.owner)
         self._opened = 0
 
@@ -93,7 +93,7 @@ class MemoryJournal(Reporting):
         return change.apply(self._book, self._clock())
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first."""
+        """What is open and not worked on by a living process, oldest first."""
         await anyio.lowlevel.checkpoint()
         rows = [row for row in self._book.by_id.values() if row.account == account and row.state in OPEN]
         free = [row for row in rows if is_free(self._book, row)]

@@ -140,8 +140,8 @@ class Claim:
     Attributes:
         kind: What was found.
         entry: The row: the new one, or the one that holds the key.
-        mine: Whether this journal is now answerable for the row. `False` with `HELD`: somebody alive waits for the same
-            task already.
+        mine: Whether this journal is now answerable for the row. `False` with `HELD`: another living process waits for
+            the same task already.
     """
 
     kind: ClaimKind

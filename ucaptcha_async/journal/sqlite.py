@@ -177,7 +177,7 @@ class SQLiteJournal(Reporting):
                     raise
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first."""
+        """What is open and not worked on by a living process, oldest first."""
         after: int | None = -1
         entries: list[Entry] = []
         while after is not None:

@@ -451,7 +451,7 @@ class RedisJournal(Batching[Change], Reporting):
         self._wake()
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first."""
+        """What is open and not worked on by a living process, oldest first."""
         self._check_open()
         entries: list[Entry] = []
         after, last = f"[{account} ", f"({account}!"

@@ -72,7 +72,7 @@ def level(rate: float, lead_time: float, usable: float, service_level: float, re
 
     Args:
         rate: Demand, in tokens per second.
-        lead_time: Mean seconds from the begin of a solve to the token in stock.
+        lead_time: Mean seconds from the start of a solve to the token in stock.
         usable: Seconds that a token in stock can be handed out.
         service_level: The share of demand to serve at once, below 1.
         ready: The most tokens in stock, on average.
