@@ -158,6 +158,17 @@ def test_solve_shows_that_it_waits(slow_service: str) -> None:
     assert "solved in" in terminal.text
 
 
+def test_serve_says_how_to_use_it() -> None:
+    """To people; programs read the address alone."""
+    with Terminal(None, "serve") as terminal:
+        terminal.watch(lambda text: "export" in text)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 0
+
+    [url] = re.findall(r"listening on (\S+)", terminal.text)
+    assert f"export UCAPTCHA_BASE_URL={url} UCAPTCHA_API_KEY=ucap_any" in terminal.text
+
+
 @pytest.mark.parametrize("command", ["solve", "batch"])
 def test_the_live_line_says_that_the_service_is_away(command: str, tmp_path: Path) -> None:
     """Why, and for how long already; the log told it once, with what happens next."""

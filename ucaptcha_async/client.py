@@ -51,8 +51,8 @@ logger = logging.getLogger("ucaptcha_async")
 BASE_URL = "https://api.ucaptcha.net"
 """Source: docs/api/overview."""
 
-MAX_CONNECTIONS = 256
 MAX_IN_FLIGHT = 5_000
+"""The default bound on tasks at the service; the signature says it as a number, for those who read it."""
 
 
 class ClientDefault(Enum):
@@ -70,7 +70,7 @@ DEFAULT = ClientDefault.DEFAULT
 
 @attrs.frozen(kw_only=True)
 class Drained:
-    """What `AsyncClient.drain` leaves.
+    """What `AsyncClient.drain` returns: outcomes that came, and ids that are left.
 
     Attributes:
         outcomes: How the calls ended that were under way when it began.
@@ -85,11 +85,11 @@ class AsyncClient:
     """A client of the uCaptcha API, for asyncio and trio, used inside `async with`.
 
     One client serves a whole program: it may run thousands of solves at once, keeps them within the service's limits
-    and within `max_in_flight`, and shares its connections. It starts no background task: whatever it does, it does in
-    the tasks of its callers.
+    and within `max_in_flight`, and shares its connections. It keeps no background task: whatever runs ends with the
+    call or the block that asked for it.
 
-    Begin with `solve` for one task, `gather` for a list, `solve_many` for a stream. `submit` and `job` take a solve
-    apart, `recover` takes up what an earlier process left, `with_options` gives a view with other defaults.
+    Begin with `solve` for one task, `gather` for a list, `solve_many` for a stream. `submit` and `job` split a solve
+    into two steps, `recover` resumes what an earlier process left, `with_options` gives a view with other defaults.
 
     Args:
         api_key: The API key (`"ucap_…"`). Default: the environment variable `UCAPTCHA_API_KEY`.
@@ -153,10 +153,10 @@ class AsyncClient:
         transport: TransportName = "httpx",
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        max_connections: int = MAX_CONNECTIONS,
+        max_connections: int = 256,
         request_timeout: Seconds = 30.0,
         rate_limit: Limiter | None = None,
-        max_in_flight: int | InFlightBound | None = MAX_IN_FLIGHT,
+        max_in_flight: int | InFlightBound | None = 5_000,
         polling: Polling | None = None,
         selection_mode: SelectionMode | str | None = None,
         provider: str | None = None,
@@ -350,12 +350,12 @@ class AsyncClient:
             selection_mode: How the service chooses a provider; `None` leaves it to the key's settings.
             provider: The one provider to use; `None` leaves it to the service.
             attempts: How many tasks may be used until one is solved.
-            key: Your name for this piece of work. With a journal, work of the same name is never submitted twice, and
+            key: Your name for this job. With a journal, work of the same name is never submitted twice, and
                 finished work is answered from the journal.
 
         Raises:
-            SolveTimeoutError: No solution in time. `phase` says where the time went; with a `task_id` it can be taken
-                up again.
+            SolveTimeoutError: No solution in time. `phase` says where the time went; with a `task_id` you can
+                resume it.
             UnsolvableError: The service gave up. Refunded.
             SubmitUncertainError: Sent, and no answer: perhaps charged.
             AccountError: The key, the balance or the address is refused.
@@ -391,7 +391,7 @@ class AsyncClient:
     def job(self, task_id: str, kind: type[Task[S]]) -> Job[S]: ...
 
     def job(self, task_id: str, kind: type[Task[Any]] = Task) -> Job[Any]:
-        """Take up a task that was submitted earlier, here or elsewhere.
+        """Resume a task that was submitted earlier, here or elsewhere.
 
         Args:
             task_id: The service's id.
@@ -514,7 +514,7 @@ class AsyncClient:
             service_level: The share of `get` calls to serve at once.
             min_remaining: Seconds that a token must still be good for when it is handed out. Default: a third of the
                 lifetime.
-            lifetime: Seconds that a token is accepted. Default: the task's own; required where nobody knows.
+            lifetime: Seconds that a token is accepted. Default: the task's own; required where it is not known.
             max_under_way: The most solves under way. Default: none but this client's own bounds.
             idle_after: Seconds without a `get` after which nothing is renewed until the next. Default: one lifetime.
             timeout: Seconds for one solve, and the default for one `get`.
@@ -523,7 +523,7 @@ class AsyncClient:
             attempts: As for `solve`.
 
         Raises:
-            InvalidTaskError: The task shows a picture, which nobody knows beforehand.
+            InvalidTaskError: The task shows a picture, which is not known in advance.
             ConfigurationError: A setting is out of its range.
         """
         from .solving.prefetch import Prefetch, PrefetchSettings
@@ -558,13 +558,13 @@ class AsyncClient:
     def recover(
         self, *, timeout: Seconds | ClientDefault | None = DEFAULT, max_pending: int | None = None
     ) -> Outcomes[Entry, Solution]:
-        """Take up what an earlier process left in the journal: wait for accepted tasks, report the uncertain ones.
+        """Resume what an earlier process left in the journal: wait for accepted tasks, report the uncertain ones.
 
         An outcome's `task` has the type and no fields: the journal does not keep them. The error of an uncertain one is
         `SubmitUncertainError`.
 
         Args:
-            timeout: Seconds for each, from when it is taken up. Default: the client's own.
+            timeout: Seconds for each, from when it is resumed. Default: the client's own.
             max_pending: As for `solve_many`.
 
         Raises:
@@ -625,13 +625,13 @@ class AsyncClient:
 
     @property
     def spent(self) -> Mapping[str, Decimal]:
-        """USD by task type: the cost of all solved tasks, as far as the service told it. Failed ones are refunded."""
+        """USD by task type: the cost of all solved tasks, as far as the service said. Failed ones are refunded."""
         return dict(self._session.tally.spent)
 
     @property
     def abandoned(self) -> tuple[str, ...]:
-        """The ids of paid tasks that nobody waits for any more (cancelled, timed out, open at the end), or whose
-        outcomes were not read: take them up with `job`.
+        """The ids of paid tasks whose wait was given up (cancelled, timed out, open at the end), or whose
+        outcomes were not read: resume them with `job`.
         """
         self._session.sweep()
         return tuple(dict.fromkeys(self._session.abandoned))

@@ -46,7 +46,7 @@ class Event:
         task_type: The kind of task (`"Turnstile"`), or its type where the kind is not known; empty where the event
             concerns the client as a whole.
         task_id: The id of the task, once the service has given one.
-        key: Your name for the piece of work, if you gave one.
+        key: Your name for the job, if you gave one.
         solve_id: The same number for all events of one solve, and for no other solve of this process. 0 where the event
             concerns none.
     """
@@ -138,7 +138,7 @@ class Polled(Event):
     """The service said that a task is not finished.
 
     Attributes:
-        status: The service's own word: `idle`, `processing`, or one that nobody has seen yet.
+        status: The service's own word: `idle`, `processing`, or an unknown one.
         polls: Polls of this task so far.
     """
 
@@ -206,7 +206,7 @@ class Failed(Event):
 
 @attrs.frozen(kw_only=True)
 class Cancelled(Event):
-    """The caller gave a solve up. With a `task_id`, the task is paid for and can be taken up with
+    """The caller gave up a solve. With a `task_id`, the task is paid for and can be resumed with
     `client.job(task_id)`.
     """
 
@@ -216,8 +216,8 @@ class Uncertain(Event):
     """A submit was sent and no readable answer came: the task may exist, and may have been charged. Or a solution came
     at once, without a task id, after the caller had given up.
 
-    Whoever waits for the solve gets a `SubmitUncertainError` as well; where nobody waits any more, or where the task is
-    submitted again, this event tells of it.
+    A caller that still waits gets a `SubmitUncertainError` as well; if the wait was given up, or the task is submitted
+    again, only this event tells of it.
     """
 
 
@@ -234,7 +234,7 @@ class JournalFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class PollRefused(Event):
-    """The service refused a poll with an account error or an unknown code. The wait goes on; told once for each code.
+    """The service refused a poll with an account error or an unknown code. The wait goes on. Once for each code.
 
     Attributes:
         error: What the service said.
@@ -245,7 +245,7 @@ class PollRefused(Event):
 
 @attrs.frozen(kw_only=True)
 class ServiceUnreachable(Event):
-    """Requests fail on the way: told at the first of them, once for the client.
+    """Requests do not reach the service: emitted at the first failure, once for the client.
 
     Attributes:
         reason: What happened.
@@ -277,7 +277,7 @@ class SubmitsResumed(Event):
 
 @attrs.frozen(kw_only=True)
 class ConnectionsDistrusted(Event):
-    """The service sent bytes that nobody asked for: for a while each connection carries one request."""
+    """The service sent unexpected bytes: for a while each connection carries one request."""
 
 
 @attrs.frozen(kw_only=True)
@@ -285,7 +285,7 @@ class TokenReady(Event):
     """A prefetched token is in stock.
 
     Attributes:
-        lead_time: Seconds from the begin of its solve to the stock.
+        lead_time: Seconds from the start of its solve to the stock.
     """
 
     lead_time: float

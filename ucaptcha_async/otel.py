@@ -100,7 +100,7 @@ def instrument(
         tracer_provider: Where spans go. Default: the provider of the program.
         meter_provider: Where metrics go. Default: the provider of the program.
         max_open: The most spans that are kept open at once. Beyond it, the one that was silent for the longest is
-            ended as `abandoned`: nobody may ever wait for its task.
+            ended as `abandoned`: its task may never be waited for.
 
     Example:
         ```python

@@ -54,7 +54,7 @@ class Snapshot:
 
     Attributes:
         elapsed: Seconds since the start.
-        total: Pieces of work in all, if known.
+        total: Jobs in all, if known.
         solved: Those with a solution.
         failed: Those without one that have ended.
         in_flight: Tasks at the service, or on their way there.
@@ -80,7 +80,7 @@ class Snapshot:
 
     @property
     def done(self) -> int:
-        """Pieces of work that have ended."""
+        """Jobs that have ended."""
         return self.solved + self.failed
 
     def line(self) -> str:
@@ -133,7 +133,7 @@ class Meter:
 
     Attributes:
         outage: Whether the service can be reached.
-        total: Pieces of work in all, if known.
+        total: Jobs in all, if known.
         ended: Those that need no more work and are not counted below: done by an earlier run, rejected.
         stops_at: When what is in flight is given up (a time of the event loop), if it is stopping.
         remarks: More to tell.
@@ -160,18 +160,18 @@ class Meter:
         return 0.0 if self._started is None else anyio.current_time() - self._started
 
     def count(self, task_type: str, *, ok: bool) -> None:
-        """One piece of work has ended."""
+        """One job has ended."""
         counts = self._solved if ok else self._failed
         counts[task_type] = counts.get(task_type, 0) + 1
 
     @property
     def solved(self) -> int:
-        """Pieces of work with a solution."""
+        """Jobs with a solution."""
         return sum(self._solved.values())
 
     @property
     def failed(self) -> int:
-        """Pieces of work that ended without one."""
+        """Jobs that ended without one."""
         return sum(self._failed.values())
 
     def snapshot(self, statistics: ClientStatistics) -> Snapshot:

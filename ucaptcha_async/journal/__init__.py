@@ -7,7 +7,7 @@
                       ├─▶ refused                    frees its key
                       └─▶ (released: no row)
 
-An `intent` whose process is dead counts as `uncertain`: the request may have been sent. A key names a piece of work:
+An `intent` whose process is dead counts as `uncertain`: the request may have been sent. A key names a job:
 for each account it belongs to one row that is `intent`, `accepted`, `uncertain` or `solved`, whoever writes, so that
 it is never submitted twice.
 
@@ -19,7 +19,7 @@ The file of [`SQLiteJournal`][ucaptcha_async.journal.SQLiteJournal] is a SQLite 
 | `submit_id` | text, primary key | the row's own id; its first 12 hex digits are the time in ms |
 | `account` | text | the first 32 hex digits of a SHA-256 of host and API key; never the key |
 | `host` | text | the service's host |
-| `key` | text or null | the caller's name for the piece of work |
+| `key` | text or null | the caller's name for the job |
 | `type` | text | the task's type; its other fields are not stored |
 | `state` | text | `intent`, `accepted`, `uncertain`, `solved`, `failed`, `refused`, `forgotten` |
 | `owner` | text or null | who works on it: the token in the name of a living process's lock file |

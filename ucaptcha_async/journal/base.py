@@ -86,7 +86,7 @@ class Journal(Protocol):
         ...
 
     async def lost(self, submit_id: str) -> None:
-        """Record that the service does not know the task any more, so that nobody knows whether it was charged.
+        """Record that the service does not know the task any more, so that it is unknown whether it was charged.
 
         The row becomes `uncertain` and keeps its `task_id` and its key.
         """
@@ -101,18 +101,18 @@ class Journal(Protocol):
         ...
 
     async def abandoned(self, submit_id: str) -> None:
-        """Record that nobody here waits any more. The row stays open, free to be taken up."""
+        """Record that the wait was given up here. The row stays open, free to be resumed."""
         ...
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first.
+        """What is open and not worked on by a living process, oldest first.
 
         The intents of dead processes show as `State.UNCERTAIN`: they may have been sent.
         """
         ...
 
     async def take_up(self, entry: Entry) -> Entry | None:
-        """Become answerable for an open entry. `None`: somebody else was faster, or it has ended."""
+        """Become answerable for an open entry. `None`: another process was faster, or it has ended."""
         ...
 
     async def forget(self, submit_id: str) -> bool:
@@ -124,7 +124,7 @@ class Journal(Protocol):
         ...
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         ...
 
     def entries(self, *, account: str | None = None, states: Collection[State] | None = None) -> AsyncIterator[Entry]:

@@ -98,7 +98,7 @@ class Reporting:
         await self._write(Released(submit_id))
 
     async def abandoned(self, submit_id: str) -> None:
-        """Record that nobody here waits any more."""
+        """Record that the wait was given up here."""
         await self._write(Abandoned(submit_id))
 
     async def take_up(self, entry: Entry) -> Entry | None:

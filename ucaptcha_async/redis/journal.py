@@ -454,7 +454,7 @@ class RedisJournal(Batching[Change], Reporting):
         self._wake()
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first."""
+        """What is open and not worked on by a living process, oldest first."""
         self._check_open()
         entries: list[Entry] = []
         after, last = f"[{account} ", f"({account}!"
@@ -470,7 +470,7 @@ class RedisJournal(Batching[Change], Reporting):
         return sorted(entries, key=lambda entry: entry.submit_id)
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         self._check_open()
         try:
             page, _ = await self._read([], [(account, key)])

@@ -260,7 +260,7 @@ class RedisRateLimiter(RateLimiter):
     processes: the others hear of it when they take their next turns. What others who do not use this limiter take from
     the service's limit is accommodated as by a `RateLimiter`.
 
-    If Redis was restarted, another server has taken over, or the schedule is gone, nobody gets a turn for a window.
+    If Redis was restarted, another server has taken over, or the schedule is gone, no request leaves for a window.
 
     Args:
         redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`

@@ -334,7 +334,7 @@ class Job(Generic[S]):
         self.session.emit(Submitted, self, attempt=attempt)
 
     async def _claimed(self, lease: Lease) -> bool:
-        """Whether the journal knows the piece of work already, so that there is nothing to submit."""
+        """Whether the journal knows the job already, so that there is nothing to submit."""
         while True:
             claim = await lease.begin(self.key, self.context)
             if claim is None or claim.kind is ClaimKind.NEW:

@@ -88,7 +88,7 @@ class PrefetchSettings:
         """Check what was given, and fill in what was not.
 
         Raises:
-            InvalidTaskError: It is no task, or one that shows a picture, which nobody knows beforehand.
+            InvalidTaskError: It is no task, or one that shows a picture, which is not known in advance.
             ConfigurationError: A setting is out of its range, or the lifetime is unknown.
         """
         if not isinstance(task, Task):
@@ -136,12 +136,12 @@ class PrefetchStatistics:
         waiting: Calls of `get` that wait.
         level: How many tokens are wanted in stock and under way together.
         demand: Calls of `get` per second, as estimated from the recent ones.
-        lead_time: Mean seconds from the begin of a solve to the token in stock.
+        lead_time: Mean seconds from the start of a solve to the token in stock.
         handed_out: Tokens that `get` returned.
         at_once: How many of them without a wait.
         mean_wait: Mean seconds that a returned `get` waited; `None` before the first.
         expired: Tokens that got too old in stock.
-        wasted: What those cost, USD, as far as the service told it.
+        wasted: What those cost, USD, as far as the service said.
     """
 
     ready: int

@@ -72,7 +72,7 @@ def level(rate: float, lead_time: float, usable: float, service_level: float, re
 
     Args:
         rate: Demand, in tokens per second.
-        lead_time: Mean seconds from the begin of a solve to the token in stock.
+        lead_time: Mean seconds from the start of a solve to the token in stock.
         usable: Mean seconds that a token can be handed out, from when it comes into the stock.
         service_level: The share of demand to serve at once, below 1.
         ready: The most tokens in stock, on average.

@@ -51,7 +51,7 @@ class Solution:
         polls: How often the client asked for it; 0 for an immediate answer.
         obtained_at: Since when it may exist (UTC): when the service was last asked and had not solved the task yet. A
             pre-solved token, or that of a task which was taken up by its id, may be older; nobody says how old.
-        lifetime: How long such a solution is usually accepted, seconds; `None` if nobody knows.
+        lifetime: How long such a solution is usually accepted, seconds; `None` if it is not known.
             Source: docs/features/lightning-mode.
 
     Example:
@@ -164,11 +164,11 @@ class Solution:
 
     @property
     def expires_in(self) -> float | None:
-        """Seconds until the solution is usually refused (negative: since then); `None` if nobody knows."""
+        """Seconds until the solution is usually refused (negative: since then); `None` if it is not known."""
         return None if self.lifetime is None else self.lifetime - self.age
 
     def is_fresh(self, margin: Seconds = 0.0) -> bool | None:
-        """Whether the solution will still be good in `margin` seconds; `None` if nobody knows."""
+        """Whether the solution will still be good in `margin` seconds; `None` if it is not known."""
         margin = seconds("margin", margin)
         left = self.expires_in
         return None if left is None else left > margin

@@ -229,7 +229,7 @@ class Server:
         """Crash and come back at the same address: all connections are cut, the tasks are still known.
 
         Args:
-            down_for: How long nobody listens in between, in seconds.
+            down_for: How long nothing listens in between, in seconds.
         """
         self.stop(abrupt=True)
         time.sleep(down_for)

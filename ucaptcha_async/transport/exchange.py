@@ -155,7 +155,7 @@ class Reply:
         sent_at: When the request departed, on the event loop's clock.
         received_at: When the answer was complete.
         first: Whether it was the connection's first request, so that the answer cannot be an earlier request's.
-            `None` if nobody knows.
+            `None` if it is not known.
         discard: Close the connection: it gave another request's answer.
     """
 

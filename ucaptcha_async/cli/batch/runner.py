@@ -75,7 +75,7 @@ class Counts:
     """What became of the input.
 
     Attributes:
-        here: Pieces of work by status, in this run.
+        here: Jobs by status, in this run.
         before: The same, found in the output at the start.
         causes: Failures of this run by their class and code.
         rejected: Lines that were no tasks.
@@ -87,7 +87,7 @@ class Counts:
     rejected: int = 0
 
     def all(self, status: str) -> int:
-        """Pieces of work with this status, in this run and before."""
+        """Jobs with this status, in this run and before."""
         return self.here[status] + self.before[status]
 
 
@@ -160,7 +160,7 @@ class Batch:
         if self._broken is not None:
             raise self._broken
 
-    # --- what happens to each piece of work
+    # --- what happens to each job
 
     async def _solve(self, client: AsyncClient) -> None:
         try:
@@ -235,7 +235,7 @@ class Batch:
             self._scope.cancel()
 
     def _concerns_all(self, error: UCaptchaError) -> None:
-        """Stop reading where every further piece of work would meet the same error."""
+        """Stop reading where every further job would meet the same error."""
         if isinstance(error, JournalError):
             self._end(Exit.FILE, error.message)
         elif isinstance(error, AccountError | BudgetExceededError) and self.ended_by is None:
