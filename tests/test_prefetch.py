@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -68,7 +68,7 @@ class Solver:
     solved: int = 0
     cancelled: int = 0
 
-    async def __call__(self) -> TokenSolution:
+    async def __call__(self) -> tuple[TokenSolution, float]:
         number = len(self.began)
         self.began.append(anyio.current_time())
         took = self.time()
@@ -81,12 +81,12 @@ class Solver:
         if error is not None:
             raise error
         self.solved += 1
-        made_at = datetime.now(UTC) - timedelta(seconds=self.made(number, took))
         token = f"token-{number}"
-        return TokenSolution.parse({"token": token}, task_id=token, cost=COST, lifetime=120, obtained_at=made_at)
+        solution = TokenSolution.parse({"token": token}, task_id=token, cost=COST, lifetime=120)
+        return solution, anyio.current_time() - self.made(number, took)
 
 
-def stocked(solve: Callable[[], Awaitable[TokenSolution]], **options: Any) -> Prefetch[TokenSolution]:
+def stocked(solve: Callable[[], Awaitable[tuple[TokenSolution, float]]], **options: Any) -> Prefetch[TokenSolution]:
     """A prefetch alone, without a client."""
     on_event, task = options.pop("on_event", None), options.pop("task", V2)
     settings: dict[str, Any] = {
@@ -193,7 +193,7 @@ async def test_a_token_is_taken_back() -> None:
         await anyio.sleep(0.1)
         got.append((await tokens.get()).token)
 
-    async def solve() -> TokenSolution:
+    async def solve() -> tuple[TokenSolution, float]:
         solution = await solver()
         first.cancel()  # in the very step that serves the first in line
         return solution
@@ -247,7 +247,7 @@ async def test_get_has_a_timeout() -> None:
 
 @virtual
 async def test_a_token_ages_from_when_it_was_made() -> None:
-    """Its age counts from `obtained_at`, which may be earlier than its arrival; too old ones are not handed out."""
+    """Which may be earlier than its arrival; too old ones are not handed out."""
     solver = Solver(made=lambda number, took: [4.0, 0.0, 8.0][number])
     events: list[Event] = []
     async with stocked(solver, ready=3, min_remaining=40, on_event=events.append) as tokens:
@@ -428,7 +428,7 @@ async def test_max_under_way() -> None:
     running, most = 0, 0
     solver = Solver()
 
-    async def counted() -> TokenSolution:
+    async def counted() -> tuple[TokenSolution, float]:
         nonlocal running, most
         running += 1
         most = max(most, running)

@@ -543,14 +543,7 @@ class AsyncClient:
         return Prefetch(
             task.kind,
             settings,
-            solve=functools.partial(
-                self.solve,
-                task,
-                timeout=timeout,
-                selection_mode=selection_mode,
-                provider=provider,
-                attempts=attempts,
-            ),
+            solve=functools.partial(self._solve_dated, task, options),
             solve_time=lambda: self.statistics().solve_times.get(task.kind, {}).get(0.5),
             on_event=session.on_event,
         )
@@ -654,6 +647,12 @@ class AsyncClient:
         if key is not None and (not isinstance(key, str) or not key):
             raise wrong("key", key, "a non-empty str, or None")
         return Job(session, task, options, key)
+
+    async def _solve_dated(self, task: Task[S], options: Options) -> tuple[S, float]:
+        """A solution, and since when it may exist, in seconds on the event loop's clock."""
+        job = self._job(task, None, options)
+        solution = await job.run(job.solve(), options.timeout)
+        return solution, self._session.loop.time() if job.unsolved_at is None else job.unsolved_at
 
     def _with(self, timeout: Any, selection_mode: Any, provider: Any, attempts: Any) -> Options:
         if timeout is DEFAULT and selection_mode is DEFAULT and provider is DEFAULT and attempts is DEFAULT:

@@ -241,7 +241,7 @@ class Prefetch(Generic[S]):
         task_type: str,
         settings: PrefetchSettings,
         *,
-        solve: Callable[[], Awaitable[S]],
+        solve: Callable[[], Awaitable[tuple[S, float]]],
         solve_time: Callable[[], float | None] = lambda: None,
         on_event: Hook | None = None,
         clock: Callable[[], float] = anyio.current_time,
@@ -464,13 +464,13 @@ class Prefetch(Generic[S]):
             began = self._clock()
             error: Exception
             try:
-                solution = await self._solve()
+                solution, made_at = await self._solve()
             except Exception as caught:
                 error = caught
                 lead_time += self._clock() - began
             else:
                 lead_time += self._clock() - began
-                if self._arrived(solution, lead_time):
+                if self._arrived(solution, made_at, lead_time):
                     return
                 error = SolveTimeoutError("the token was too old when it came", task_id=solution.task_id)
             if not isinstance(error, UCaptchaError) or _concerns_all(error):
@@ -488,14 +488,13 @@ class Prefetch(Generic[S]):
             with anyio.move_on_after(delay):
                 await self._failures.over.wait()
 
-    def _arrived(self, solution: S, lead_time: float) -> bool:
-        """Put a solution into the stock, unless it is too old already."""
+    def _arrived(self, solution: S, made_at: float, lead_time: float) -> bool:
+        """Put a solution that was made at this time, or later, into the stock, unless it is too old already."""
         now = self._clock()
         self._refused = False
         self._lead_time.observe(now, lead_time)
         if solution.lifetime != self._settings.lifetime:
             solution = attrs.evolve(solution, lifetime=self._settings.lifetime)
-        made_at = now - solution.age  # the wall clock is asked once, as it may jump later
         token = _Token(solution, made_at + self._settings.lifetime - self._settings.min_remaining)
         self._usable.observe(now, max(0.0, token.good_until - now))
         if token.good_until <= now:

@@ -36,8 +36,12 @@ UNKNOWN_TYPE = frozenset(
         "ERROR_INVALID_TASK_TYPE",
     }
 )
-"""Codes that say that the service does not know the type, and nothing else. The first is uCaptcha's (docs/api/
-error-codes), the next two are anti-captcha's and CapSolver's."""
+"""Codes that say that the service does not know the type, and nothing else.
+
+The first is uCaptcha's (docs/api/error-codes); anti-captcha and 2captcha list the next two, as 23 and 14; the rest is
+inferred: other words for the same. `ERROR_METHOD_CALL` is not one of them: 2captcha's in.php says it of missing
+parameters, too, and another name would not help then.
+"""
 
 REMEMBER_REFUSAL = 60.0
 """Seconds for which tasks fail without a request, once all names that fit them were refused."""
