@@ -20,6 +20,7 @@ import anyio
 import attrs
 import pytest
 
+coredis = pytest.importorskip("coredis")
 SERVER = shutil.which("redis-server")
 redis_marks = [
     pytest.mark.skipif(SERVER is None and "CI" not in os.environ, reason="redis-server is not installed"),
@@ -75,6 +76,17 @@ class Server:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def is_old(self, *keys: str) -> None:
+        """Let what waits after a restart (limit, places in flight) find marks from before, as if none had been."""
+
+        async def mark() -> None:
+            async with coredis.Redis.from_url(self.url, decode_responses=True) as client:
+                run = (await client.info("server"))["run_id"]
+                for key in keys:
+                    await client.hset(key, {"generation": "old", "run": run, "settled": "0", "first": "1"})
+
+        anyio.run(mark)
 
     def end(self) -> None:
         self.stop()
