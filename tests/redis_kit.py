@@ -29,7 +29,7 @@ redis_marks = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def collect() -> Iterator[None]:
     """What coredis leaves behind is collected here, and not in the middle of another module's test."""
     yield
@@ -60,6 +60,8 @@ class Server:
             "no",
             "--dir",
             self.folder,
+            "--repl-diskless-sync-delay",
+            "0",
         ]
         arguments += options
         self.process = subprocess.Popen([SERVER or "redis-server", *arguments], stdout=subprocess.DEVNULL)
@@ -118,7 +120,7 @@ def _common_server() -> Server:
     return server
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def server() -> Server:
     """One for all tests that leave it as it is; the longer it has been up, the less they wait."""
     return _common_server()

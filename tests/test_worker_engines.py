@@ -84,7 +84,7 @@ def running(kind: str, server: Server, folder: Path, **settings: str) -> Iterato
             "UCAPTCHA_API_KEY": "ucap_workers",
             "WORKER_LEASE": "2",
             "WORKER_REDELIVER": "4",
-            "WORKER_SOLVE": "20",
+            "WORKER_SOLVE": "40",
             **settings,
         }
         command = [sys.executable, "-m", *WORKERS[kind]]

@@ -1,6 +1,6 @@
 """Solve in the workers of taskiq.
 
-The workers:  taskiq worker taskiq_jobs:broker --workers 3 --max-async-tasks 500
+The workers:  taskiq worker taskiq_jobs:broker --workers 3 --max-async-tasks 500 --shutdown-timeout 60
 A program:    python taskiq_jobs.py https://example.com/1 https://example.com/2
 """
 
