@@ -20,6 +20,7 @@ import anyio
 import attrs
 import pytest
 
+coredis = pytest.importorskip("coredis")
 SERVER = shutil.which("redis-server")
 redis_marks = [
     pytest.mark.skipif(SERVER is None and "CI" not in os.environ, reason="redis-server is not installed"),
@@ -28,7 +29,7 @@ redis_marks = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def collect() -> Iterator[None]:
     """What coredis leaves behind is collected here, and not in the middle of another module's test."""
     yield
@@ -59,6 +60,8 @@ class Server:
             "no",
             "--dir",
             self.folder,
+            "--repl-diskless-sync-delay",
+            "0",
         ]
         arguments += options
         self.process = subprocess.Popen([SERVER or "redis-server", *arguments], stdout=subprocess.DEVNULL)
@@ -75,6 +78,17 @@ class Server:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def is_old(self, *keys: str) -> None:
+        """Let what waits after a restart (limit, places in flight) find marks from before, as if none had been."""
+
+        async def mark() -> None:
+            async with coredis.Redis.from_url(self.url, decode_responses=True) as client:
+                run = (await client.info("server"))["run_id"]
+                for key in keys:
+                    await client.hset(key, {"generation": "old", "run": run, "settled": "0", "first": "1"})
+
+        anyio.run(mark)
 
     def end(self) -> None:
         self.stop()
@@ -106,7 +120,7 @@ def _common_server() -> Server:
     return server
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def server() -> Server:
     """One for all tests that leave it as it is; the longer it has been up, the less they wait."""
     return _common_server()

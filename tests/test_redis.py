@@ -76,7 +76,7 @@ anyio.run(main, backend=sys.argv[4])
 
 def test_processes_share_one_limit(server: Server, name: str) -> None:
     """Four processes, two on each backend, some of whose waiters give up: no window exceeds the limit."""
-    command = [sys.executable, "-c", PROCESS, server.url, name, "4"]
+    command = [sys.executable, "-c", PROCESS, server.url, name, "3"]
     processes = [subprocess.Popen([*command, backend], stdout=subprocess.PIPE) for backend in ("asyncio", "trio") * 2]
     parts = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
     times = sorted(moment for part in parts for moment in part)
@@ -84,7 +84,7 @@ def test_processes_share_one_limit(server: Server, name: str) -> None:
     assert [process.returncode for process in processes] == [0, 0, 0, 0]
     assert most_in_a_window(times, 2.0) <= 200
     assert all(parts)
-    assert len(times) >= 150  # of about 400; a busy machine lets turns lapse
+    assert len(times) >= 110  # of about 300; a busy machine lets turns lapse
 
 
 async def test_one_process_uses_the_limit(server: Server, name: str) -> None:
@@ -129,13 +129,13 @@ async def test_first_come_first_served(server: Server, name: str) -> None:
 
 async def test_a_cancelled_waiters_turn_is_given_back(server: Server, name: str) -> None:
     """A turn that was taken from the schedule and not used costs nothing if nobody took one behind it."""
-    async with RedisRateLimiter(server.url, name=name, limit=1, window=2.0) as limiter:
+    async with RedisRateLimiter(server.url, name=name, limit=1, window=1.0) as limiter:
         start = anyio.current_time()
         await limiter.acquire()
-        with anyio.move_on_after(1):
+        with anyio.move_on_after(0.98):  # its turn is taken by now
             await limiter.acquire()
-        await anyio.sleep_until(start + 2.1)
-        with anyio.fail_after(1.5):  # and not two seconds, for the turn of the one who gave up
+        await anyio.sleep_until(start + 1.05)
+        with anyio.fail_after(0.8):  # and not a second, for the turn of the one who gave up
             await limiter.acquire()
 
 

@@ -24,7 +24,7 @@ pytestmark = redis_marks
 
 
 def bound(server: Server, name: str, **options: Any) -> RedisInFlight:
-    return RedisInFlight(server.url, **{"name": name, "limit": 3, "lease": 3.0, **options})
+    return RedisInFlight(server.url, **{"name": name, "limit": 3, "lease": 2.0, **options})
 
 
 async def held_in_redis(server: Server, name: str) -> int:
@@ -77,7 +77,7 @@ async def test_never_more_than_the_limit_and_fair(server: Server, name: str) -> 
                     fleet[number].release()
                 done[number] += 1
 
-        with anyio.move_on_after(6):
+        with anyio.move_on_after(3):
             async with anyio.create_task_group() as tasks:
                 for number in (0, 1, 2):
                     for _ in range(10 * (number + 1)):
@@ -113,7 +113,7 @@ async def test_fewer_places_than_processes(server: Server, name: str) -> None:
                 await anyio.sleep(0.02)
                 fleet[number].release()
 
-        with anyio.move_on_after(4):
+        with anyio.move_on_after(3.3):
             async with anyio.create_task_group() as tasks:
                 for number in (0, 1, 2) * 2:
                     tasks.start_soon(worker, number)
@@ -158,7 +158,7 @@ async def test_a_dead_process_loses_its_places(server: Server, name: str) -> Non
         assert await blocked(other, 0.2)
         with anyio.fail_after(5):
             await other.acquire()
-        assert await blocked(other, 2)
+        assert await blocked(other, 1.2)
     assert other.statistics().in_flight == 2
 
 
@@ -256,7 +256,7 @@ async def test_a_redis_that_forgot(own_server: Server, name: str) -> None:
         own_server.stop()
         own_server.start()
         async with bound(own_server, name, timeout=0.3) as new:
-            assert await blocked(new, 1.0)
+            assert await blocked(new, 0.6)
             with anyio.fail_after(5):
                 await new.acquire()
             assert await blocked(new)
@@ -270,7 +270,7 @@ async def test_a_flushed_redis(own_server: Server, name: str) -> None:
         await places.acquire()
         async with coredis.Redis.from_url(own_server.url) as client:
             await client.flushall()
-        assert await blocked(places, 0.8)
+        assert await blocked(places, 0.6)
         with anyio.fail_after(5):
             await places.acquire()
 
@@ -280,13 +280,13 @@ async def test_a_flushed_redis(own_server: Server, name: str) -> None:
 async def test_a_hanging_redis(own_server: Server, name: str) -> None:
     """Redis stands still for a while: visits that were given up and are carried out late do no harm."""
     assert own_server.process is not None
-    async with bound(own_server, name, timeout=0.2, lease=10.0) as one, bound(own_server, name, lease=10.0) as two:
+    async with bound(own_server, name, timeout=0.2, lease=4.0) as one, bound(own_server, name, lease=4.0) as two:
         await one.acquire()
         own_server.process.send_signal(signal.SIGSTOP)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.acquire)
             await until(lambda: one.is_away)
-            await anyio.sleep(1)
+            await anyio.sleep(0.3)
             own_server.process.send_signal(signal.SIGCONT)
         with anyio.fail_after(5):
             await two.acquire()

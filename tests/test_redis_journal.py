@@ -133,7 +133,7 @@ async def test_a_dead_process_is_known_by_its_lease(server: Server, name: str) -
         with anyio.fail_after(10):
             while len(found := await alive.open_entries(ACCOUNT)) < 2:
                 await anyio.sleep(0.05)
-        await anyio.sleep(1.5)
+        await anyio.sleep(1.2)
         assert [entry.submit_id for entry in await alive.open_entries(ACCOUNT)] == [paid.submit_id, sent.submit_id]
         held = await alive.begin(intent("paid"))
 
@@ -228,11 +228,31 @@ async def test_reports_are_kept_while_redis_is_away(own_server: Server, name: st
 async def test_reports_that_never_arrive(own_server: Server, name: str) -> None:
     """If Redis does not come back before the end, that is said."""
     with pytest.raises(JournalError, match="1 reports could not be written"):
-        async with opening(own_server, name, timeout=0.2) as journal:
+        async with opening(own_server, name, timeout=0.2, patience=0.5) as journal:
             claim = await journal.begin(intent("a"))
             own_server.stop()
             with pytest.raises(JournalError):
                 await journal.accepted(claim.submit_id, "task-1")
+
+
+async def test_reports_that_arrive_at_the_end(own_server: Server, name: str) -> None:
+    """If Redis comes back while the journal is being left, nothing is lost."""
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
+    own_server.kill_and_start(*durable)
+    async with anyio.create_task_group() as tasks:
+        async with opening(own_server, name, timeout=0.2, patience=20) as journal:
+            claim = await journal.begin(intent("a"))
+            own_server.stop()
+            with pytest.raises(JournalError):
+                await journal.accepted(claim.submit_id, "task-1")
+
+            async def come_back() -> None:
+                await anyio.sleep(1)
+                own_server.start(*durable)
+
+            tasks.start_soon(come_back)
+    async with opening(own_server, name) as journal:
+        assert await states(journal) == [State.ACCEPTED]
 
 
 async def test_a_cancelled_begin_that_was_sent(own_server: Server, name: str) -> None:

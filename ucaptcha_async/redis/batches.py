@@ -125,7 +125,7 @@ class Batching(Shared, Generic[T]):
         while self._queue or self._batch:
             await self._visit()
             if self.is_away:
-                return
+                await anyio.sleep(self._link.retry_in)
 
     @abstractmethod
     async def _send(self, orders: Sequence[T], number: int) -> Sequence[Any]:

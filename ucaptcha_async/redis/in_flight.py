@@ -3,7 +3,7 @@
 Every process holds some of the places, and gives them to those who wait in it without asking Redis. Redis shares the
 places out by need: whoever wants no more than an equal share gets what it wants, the others share the rest equally,
 and what does not divide goes round. A process tells Redis how many places are in use and how many wait there: after a
-change, in small batches, and at least three times in the length of a lease.
+change, in small batches, and at least every 5 seconds, or three times in the length of a short lease.
 
 Each visit says all there is to say, so that one whose answer was lost does no harm, and carries a number, so that one
 that was delayed changes nothing.
@@ -29,6 +29,8 @@ _GAP = 0.02
 """The shortest time between two visits, in seconds: what changes meanwhile goes in one."""
 _POLL = 0.15
 """How often a process asks for places, or gives some back, where there are too few; longer in a very large fleet."""
+_BEAT = 5.0
+"""The longest time between two visits, in seconds: what a living process holds is known again soon after a loss."""
 _SPARE = 1.0
 """How often a process that holds more than it uses tells Redis what it uses."""
 
@@ -120,9 +122,9 @@ class RedisInFlight(Shared):
     lease by its own clock. So choose a lease of twice your longest solve: then no more than `limit` tasks are at the
     service, whoever dies and whatever is cut off.
 
-    If Redis has lost its memory, or another server has taken over, no process gets more places than it uses for half a
-    lease: by then all living processes have said what they hold. What is lost is the places of processes that died
-    shortly before.
+    If Redis has lost its memory, or another server has taken over, no process gets more places than it uses for 14
+    seconds (10, and four times `timeout`; half a lease if that is shorter): by then all living processes have said what
+    they hold. What is lost is the places of processes that died shortly before.
 
     Args:
         redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`
@@ -252,7 +254,7 @@ class RedisInFlight(Shared):
             return self._visited_at + (poll if self._contended else _GAP)
         if self._told != (self._in_use, 0):
             return self._visited_at + (poll if self._contended else 3 * poll)
-        return self._visited_at + min(self._lease / 3, _SPARE if self._allowed > self._in_use else math.inf)
+        return self._visited_at + min(self._lease / 3, _BEAT, _SPARE if self._allowed > self._in_use else math.inf)
 
     async def _visit(self) -> None:
         said = self._in_use, len(self._line)
@@ -276,7 +278,7 @@ class RedisInFlight(Shared):
 
     async def _ask(self, said: tuple[int, int], *, leaving: bool = False) -> list[int]:
         self._number += 1
-        settle, lease = self._lease / 2 * 1e6, self._lease * 1e6
+        settle, lease = min(self._lease / 2, 2 * _BEAT + 4 * self._link.timeout) * 1e6, self._lease * 1e6
         arguments: list[str | int | float] = [self._stamp.generation, new_token(), self._limit, settle, lease]
         arguments += [self._token, self._number, *said, int(leaving)]
         reply: list[int] = await self._link.call(self._script, [self._link.key()], arguments)

@@ -224,7 +224,8 @@ class RedisJournal(Batching[Change], Reporting):
         linger: The shortest time between two batches, in seconds: what happens meanwhile goes in one. A process that
             does less does not wait; one that does more spends less on Redis.
         timeout: How long Redis may take to connect, or to answer, in seconds.
-        patience: How long `begin` waits for a Redis that is away, in seconds; `math.inf` for ever.
+        patience: How long `begin`, and reports that are left at the end, wait for a Redis that is away, in seconds;
+            `math.inf` for ever.
         expires: Seconds (or a `timedelta`) without any use after which Redis forgets the journal. Default: 30 days.
         on_event: Called with a `RedisAway`, `RedisBack` or `RedisStateLost`.
 
@@ -433,6 +434,9 @@ class RedisJournal(Batching[Change], Reporting):
             self._link.tell(RedisStateLost, until=anyio.current_time())
         self._lost = lost
         return rest
+
+    def _farewell(self) -> float:
+        return max(super()._farewell(), self._patience)
 
     async def _leave(self) -> None:
         await super()._leave()

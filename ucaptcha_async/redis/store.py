@@ -231,7 +231,7 @@ class Shared(ABC):
             return
         self._tasks.cancel_scope.cancel()
         try:
-            with anyio.move_on_after(3 * self._link.timeout, shield=True):
+            with anyio.move_on_after(self._farewell(), shield=True):
                 await self._leave()
         finally:
             # Without the error, which the task group would wrap.
@@ -270,6 +270,10 @@ class Shared(ABC):
     @abstractmethod
     async def _visit(self) -> None:
         """Go to Redis once. Raises nothing of Redis'."""
+
+    def _farewell(self) -> float:
+        """How long leaving may take, in seconds."""
+        return 3 * self._link.timeout
 
     @abstractmethod
     async def _leave(self) -> None:
