@@ -464,7 +464,7 @@ def miscounts(patch: Patch) -> None:
 
     def emit(self: Any, kind: Any, call: Any = None, **details: Any) -> None:
         self.tally.solved += kind.__name__ == "Solved"
-        told(self, kind, call, **details)
+        return told(self, kind, call, **details)
 
     patch.setattr(session.Session, "emit", emit)
 
