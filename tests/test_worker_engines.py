@@ -54,7 +54,9 @@ class Engine:
 
     def busiest(self) -> int:
         """The worker process with the most connections to the service."""
-        pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == self.workers.pid]
+        pids = [
+            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == self.workers.pid
+        ]
         assert len(pids) >= 3
         return max(pids, key=lambda pid: _connections(pid, self.service.port))
 

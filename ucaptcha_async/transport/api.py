@@ -71,6 +71,10 @@ _STATUSES = frozenset(map(str, Status))
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
+ABOUT_A_TASK = ("/createTask", "/getTaskResult")
+"""The paths whose answers decide about a paid task: JSON that is not the protocol's proves nothing there."""
+
+
 @attrs.frozen(kw_only=True)
 class Answer:
     """What the service says of a task: the answer of `createTask` and of `getTaskResult` alike.
@@ -163,8 +167,8 @@ class Api:
 
     async def get_balance(self) -> Decimal:
         """`POST /getBalance`, in USD. Source: docs/api/ucaptcha/get-balance."""
-        body, _ = await self._send(self._exchange("/getBalance", {}))
-        balance = _money(body.get("balance"))
+        answer = await self.ask(self._exchange("/getBalance", {}))
+        balance = _money(answer.raw.get("balance"))
         if balance is None:
             raise ProtocolError("getBalance answered without a balance")
         return balance
@@ -173,8 +177,7 @@ class Api:
         """`POST /feedbackTask`. Source: docs/api/ucaptcha/feedback-task."""
         exchange = self._exchange("/feedbackTask", {"taskId": wire_id(task_id), "result": result}, secrets)
         exchange.task_id = task_id
-        body, _ = await self._send(exchange)
-        message = body.get("message")
+        message = (await self.ask(exchange)).raw.get("message")
         return exchange.clean(message) if isinstance(message, str) else ""
 
     def _exchange(self, path: str, fields: Mapping[str, Any], secrets: tuple[str, ...] = ()) -> Exchange:
@@ -196,13 +199,6 @@ class Api:
             APIConnectionError: No answer came, or another request's.
             UCaptchaError: The service refuses, or its answer is not the protocol's.
         """
-        body, reply = await self._send(exchange, believed)
-        if not exchange.in_protocol:
-            path = exchange.path.removeprefix("/")
-            raise Unreadable(f"{path} answered with JSON that is not the protocol's", task_id=_task_of(exchange))
-        return _answer(exchange, body, reply)
-
-    async def _send(self, exchange: Exchange, believed: str | None = None) -> tuple[Mapping[str, Any], Reply]:
         reply = failure = None
         try:
             reply = await self.sender.send(exchange)
@@ -214,12 +210,15 @@ class Api:
                 self._tell_limiter(reply)
         if failure is not None or reply is None:
             raise failure from failure.__cause__  # type: ignore[misc,union-attr]
+        return _answer(exchange, self._body(exchange, reply, believed), reply)
+
+    def _body(self, exchange: Exchange, reply: Reply, believed: str | None) -> Mapping[str, Any]:
         body = _read(exchange, reply)
         if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
             # Looked at first: what another request's answer says, good or bad, is nothing to this one.
             self._named_another(exchange, reply)
         try:
-            return _understood(exchange, reply, body), reply
+            return _understood(exchange, reply, body)
         except UCaptchaError as error:
             error.retry_after = Reading.of(reply.headers).wait
             raise
@@ -287,6 +286,8 @@ def _understood(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None
     if body is None:
         raise Unreadable(f"{path} answered with something that is not a JSON object", task_id=_task_of(exchange))
     exchange.in_protocol = "errorId" in body or "status" in body
+    if not exchange.in_protocol and exchange.path in ABOUT_A_TASK:
+        raise Unreadable(f"{path} answered with JSON that is not the protocol's", task_id=_task_of(exchange))
     return body
 
 

@@ -49,6 +49,7 @@ LARGE_HEAD = f"an answer with more than {MAX_HEAD} bytes of headers"
 ENDLESS = "endless interim answers"
 DAMAGED = "the answer's compression is damaged"
 NOTHING = SecretBytes()
+_NO_SCOPE = contextlib.nullcontext()
 
 
 class Parser:
@@ -292,17 +293,22 @@ class Connection:
         if self.requests:
             self.answer.begin()
         self.requests += 1
-        if self._expire_at is not None:
-            self._expire_at(deadline)
-            return await self._ask(request)
-        with anyio.CancelScope(deadline=deadline):
-            return await self._ask(request)
+        with self._limit(deadline):
+            if len(request) > LARGE:
+                return await self._ask_at_length(request)
+            # A service that closed early may have answered before: what came, the reading tells.
+            with contextlib.suppress(OSError):
+                await self.wire.send(request)
+            return await self._read()
         return LATE
 
-    async def _ask(self, request: SecretBytes) -> str | None:
-        if len(request) <= LARGE:
-            await self._write(request)
-            return await self._read()
+    def _limit(self, deadline: float) -> contextlib.AbstractContextManager[object]:
+        if self._expire_at is None:
+            return anyio.CancelScope(deadline=deadline)
+        self._expire_at(deadline)
+        return _NO_SCOPE
+
+    async def _ask_at_length(self, request: SecretBytes) -> str | None:
         failure: str | None = NO_ANSWER
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write, request)
@@ -311,7 +317,6 @@ class Connection:
         return failure
 
     async def _write(self, request: SecretBytes) -> None:
-        # A service that closed early may have answered before: what came, the reading tells.
         with contextlib.suppress(OSError):
             await self.wire.send(request)
 

@@ -131,6 +131,11 @@ class Exchange:
         self.sent, self.sent_at = True, now
         return True
 
+    @property
+    def deadline(self) -> float:
+        """Until when the answer is waited for; known once it has departed."""
+        return math.inf if self.sent_at is None else self.sent_at + self.timeout
+
     def check(self) -> None:
         """Raise `UnansweredError` if it is not to be sent any more."""
         if self.withdrawn:

@@ -127,7 +127,9 @@ class Pool:
         try:
             connection = await self._departed(exchange)
             try:
-                reply = await self._answer(connection, exchange)
+                request = self._heads.request(exchange.path, exchange.body)
+                failure = await connection.ask(request, exchange.deadline)
+                reply = self._reply(connection, exchange, failure)
             except BaseException:
                 await self._close(connection)
                 raise
@@ -237,11 +239,9 @@ class Pool:
 
     # --- after it ---
 
-    async def _answer(self, connection: Connection, exchange: Exchange) -> Reply:
-        assert exchange.sent_at is not None
-        request = self._heads.request(exchange.path, exchange.body)
-        failure = await connection.ask(request, exchange.sent_at + exchange.timeout)
-        answer = connection.answer
+    def _reply(self, connection: Connection, exchange: Exchange, failure: str | None) -> Reply:
+        answer, sent_at = connection.answer, exchange.sent_at
+        assert sent_at is not None
         if answer.extra:
             self._distrust()
         if failure is not None:
@@ -257,7 +257,7 @@ class Pool:
             status=answer.status,
             headers=answer.headers,
             content=answer.content,
-            sent_at=exchange.sent_at,
+            sent_at=sent_at,
             received_at=self._clock(),
             first=connection.requests == 1,
             discard=functools.partial(self._discard, connection),
