@@ -423,7 +423,8 @@ class Job(Generic[S]):
                 exchange = self.exchange = session.api.get_task_result(self.task_id or task_id, self.secrets)
                 session.tally.polls += 1
                 try:
-                    answer = await session.ask(self, exchange, self.other_name)
+                    with session.telling(self, exchange):
+                        answer = await session.api.ask(exchange, self.other_name)
                 except UCaptchaError as error:
                     clock.polled(exchange.sent_at or session.loop.time())
                     ends = isinstance(error, ClientStateError) or (exchange.in_protocol and ends_wait(exchange.code))

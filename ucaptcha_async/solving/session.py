@@ -6,7 +6,7 @@ import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -33,7 +33,7 @@ from ucaptcha_async.pacing import Breaker, InFlight, InFlightBound
 from ucaptcha_async.pacing.event_loop import EventLoop
 from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
-from ucaptcha_async.transport.api import Answer, Api
+from ucaptcha_async.transport.api import Api
 from ucaptcha_async.transport.exchange import Exchange
 
 from .type_search import TypeNames
@@ -159,23 +159,9 @@ class Session:
             return None
         return said if isinstance(said, Context) else None
 
-    async def ask(self, job: Call, exchange: Exchange, believed: str | None = None) -> Answer:
-        """Ask the service about a task, and tell the hook how it went. See `Api.ask`."""
-        try:
-            answer = await self.api.ask(exchange, believed)
-        except BaseException as error:
-            reason = type(error).__name__ if isinstance(error, Exception) else "Cancelled"
-            code = error.error_code if isinstance(error, UCaptchaError) else None
-            self._requested(job, exchange, reason=reason, error_code=code)
-            raise
-        self._requested(job, exchange, status=answer.status, task_id=job.task_id or answer.task_id)
-        return answer
-
-    def _requested(self, job: Call, exchange: Exchange, **end: str | None) -> None:
-        if self.on_event is not None and exchange.permitted:
-            endpoint, status = exchange.path.removeprefix("/"), exchange.status
-            seconds = 0.0 if exchange.sent_at is None else self.loop.time() - exchange.sent_at
-            self.emit(Requested, job, endpoint=endpoint, host=self.host, seconds=seconds, http_status=status, **end)
+    def telling(self, job: Call, exchange: Exchange) -> AbstractContextManager[None]:
+        """Tell the hook, if there is one, how the request ends that is made in this block."""
+        return _QUIETLY if self.on_event is None else _Telling(self, job, exchange)
 
     def count_cost(self, kind: str, task_id: str | None, cost: Decimal | None) -> bool:
         """Count what a solved task cost, once, however many waited for it; whether it was counted now."""
@@ -384,6 +370,29 @@ class Session:
         if not self.running and self._idle is not None:
             self._idle.set()
             self._idle = None
+
+
+@attrs.frozen(eq=False)
+class _Telling(AbstractContextManager[None]):
+    session: Session
+    job: Call
+    exchange: Exchange
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        job, exchange = self.job, self.exchange
+        if not exchange.permitted:
+            return
+        end: dict[str, Any] = {"status": exchange.said, "task_id": job.task_id or exchange.named}
+        if error is not None:
+            reason = type(error).__name__ if isinstance(error, Exception) else "Cancelled"
+            end = {"reason": reason, "error_code": error.error_code if isinstance(error, UCaptchaError) else None}
+        endpoint, host = exchange.path.removeprefix("/"), self.session.host
+        seconds = 0.0 if exchange.sent_at is None else self.session.loop.time() - exchange.sent_at
+        status = exchange.status
+        self.session.emit(Requested, job, endpoint=endpoint, host=host, seconds=seconds, http_status=status, **end)
+
+
+_QUIETLY = nullcontext()
 
 
 def noted(error: BaseException, job: Call) -> None:

@@ -148,7 +148,8 @@ async def _answered(job: Submission, exchange: Exchange) -> None:
     session = job.session
     exchange.admitted = functools.partial(session.breaker.admits, job)
     try:
-        answer = await session.ask(job, exchange)
+        with session.telling(job, exchange):
+            answer = await session.api.ask(exchange)
         if answer.task_id is None and answer.status not in (Status.READY, Status.FAILED):
             raise Unreadable("createTask answered without a taskId")
         if answer.task_id is not None and answer.task_id in session.open:

@@ -279,6 +279,12 @@ def _understood(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None
             # What is paid for must not be lost to an odd HTTP status.
             exchange.in_protocol = True
             return body
+    return _without_a_sign(exchange, reply, body)
+
+
+def _without_a_sign(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """An answer that has neither a code, nor a task, nor a solution: it may be somebody else's."""
+    path = exchange.path.removeprefix("/")
     if reply.status >= 300:
         told = _told(exchange, body) if body is not None else None
         message = f"{path} answered HTTP {reply.status}" + (f": {told}" if told else "")
@@ -306,6 +312,7 @@ def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer
     status = _status(body) or _word(exchange, body, "status") or Status.PROCESSING.value
     milliseconds = _money(body.get("solveTime"))
     failed = status == "failed"
+    exchange.said = status
     return Answer(
         task_id=exchange.named,
         status=status,

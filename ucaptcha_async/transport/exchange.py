@@ -76,6 +76,7 @@ class Exchange:
         status: The HTTP status of the answer, once there is one.
         code: The error code in the answer, in upper case.
         named: The task that the answer names.
+        said: The status of the task in the answer.
         in_protocol: Whether the answer is the protocol's own, and not some page's or gateway's.
     """
 
@@ -97,6 +98,7 @@ class Exchange:
     status: int | None = attrs.field(default=None, init=False)
     code: str | None = attrs.field(default=None, init=False, repr=False)
     named: str | None = attrs.field(default=None, init=False)
+    said: str | None = attrs.field(default=None, init=False, repr=False)
     in_protocol: bool = attrs.field(default=False, init=False)
 
     async def permit(self) -> None:
