@@ -255,8 +255,10 @@ def test_addresses(recorder: Recorder, host: str, said: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("key", ["work", None])
-async def test_recovered_solves_are_linked(tmp_path: Path, key: str | None) -> None:
+async def test_recovered_solves_are_linked(tmp_path: Path, key: str | None, anyio_backend_name: str) -> None:
     """What another process takes up has a link to the span of the solve that submitted it, through the file."""
+    if anyio_backend_name == "trio":
+        pytest.skip("trio's jumping clock does not wait for the thread that writes the file")
     service, first, second = LocalService(solve_time=60), Recorder(), Recorder()
     async with told(first, service, journal=SQLiteJournal(tmp_path / "solves.db")) as client:
         with pytest.raises(SolveTimeoutError):
