@@ -250,6 +250,13 @@ async def test_429_is_a_refusal_whoever_sends_it(said: Said) -> None:
         (refused("INTERNAL_ERROR", 400), True),
         (refused("ERROR_INTERNAL_SERVER_ERROR", 200), True),
         (refused("ERROR_SETTLEMENT_FAILED", 402), True),
+        (refused("internal_error", 400), True),
+        (refused("INTERNAL_SERVER_ERROR", 200), True),
+        (refused("SERVER_ERROR", 400), True),
+        (refused("ERROR_DATABASE", 200), True),
+        (refused("UNHANDLED_EXCEPTION", 400), True),
+        (refused("ERROR_SERVER_ADDRESS", 400), False),
+        (refused("ERROR_UNKNOWN", 400), False),
     ],
 )
 async def test_what_proves_a_refusal(said: Said, uncertain: bool) -> None:
@@ -557,6 +564,9 @@ SOLVE_FAILED = [
     "ERROR_TASK_TIMEOUT",
     "ERROR_MAXIMUM_TIME_EXCEED",
     "CAPTCHA_UNSOLVABLE",
+    "TASK_FAILED",
+    "ERROR_SOLVE_TIMEOUT",
+    "error_captcha_unsolvable",
 ]
 
 
@@ -864,6 +874,15 @@ def test_every_code_has_a_source() -> None:
         ("invalid_api_key", AuthenticationError),
         ("Key-Banned", AuthenticationError),
         ("error_zero_balance", InsufficientBalanceError),
+        ("ERROR_NO_MONEY", InsufficientBalanceError),
+        ("IP_NOT_WHITELISTED", AddressRefusedError),
+        ("NO_SOLVERS_AVAILABLE", NoProviderError),
+        ("ERROR_MAINTENANCE", NoProviderError),
+        ("ERROR_NO_SUCH_TASK", TaskNotFoundError),
+        ("WRONG_TASK_ID", TaskNotFoundError),
+        ("ERROR_TASK_EXPIRED", TaskNotFoundError),
+        ("TASK_FAILED", UnsolvableError),
+        ("CAPTCHA_TIMEOUT", UnsolvableError),
         # Whole words only.
         ("ERROR_MONKEY", ServiceError),
         ("ERROR_KEYBOARD_MISSING", ServiceError),

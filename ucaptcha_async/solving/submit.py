@@ -24,7 +24,7 @@ from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping
 from ucaptcha_async.tasks.names import Name
 from ucaptcha_async.transport.api import Answer, Unreadable
-from ucaptcha_async.transport.error_codes import CODES, INTERNAL
+from ucaptcha_async.transport.error_codes import CODES, is_internal
 from ucaptcha_async.transport.exchange import Exchange
 
 from .lease import Fate
@@ -73,7 +73,7 @@ def fate_of(error: UCaptchaError, exchange: Exchange) -> Fate:
     if not exchange.in_protocol or isinstance(error, Unreadable):
         return Fate.UNCERTAIN
     status, for_now = exchange.status or 0, isinstance(error, NoProviderError | RateLimitedError)
-    if exchange.code in INTERNAL or (status >= 500 and not (for_now and exchange.code in CODES)):
+    if is_internal(exchange.code) or (status >= 500 and not (for_now and exchange.code in CODES)):
         return Fate.UNCERTAIN
     return Fate.FAILED_BY_CODE if isinstance(error, UnsolvableError) else Fate.REFUSED
 

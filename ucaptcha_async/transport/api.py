@@ -395,8 +395,8 @@ def _text(value: object) -> str | None:
 
 
 def _code(value: object) -> SecretStr | None:
-    """An error code: not blank, and a word that may hold anything, until it is cleaned."""
-    return SecretStr(value) if isinstance(value, str) and value.strip() else None
+    """An error code as the protocol spells it. It may hold anything, until it is cleaned."""
+    return SecretStr(value.strip().upper()) if isinstance(value, str) and value.strip() else None
 
 
 def _task(body: Mapping[str, Any]) -> object:

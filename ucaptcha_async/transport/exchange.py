@@ -74,7 +74,7 @@ class Exchange:
         recalled: Whether it did not leave because it was not admitted any more.
         task_id: The task that it asks for.
         status: The HTTP status of the answer, once there is one.
-        code: The error code in the answer, as it came.
+        code: The error code in the answer, in upper case.
         named: The task that the answer names.
         in_protocol: Whether the answer is the protocol's own, and not some page's or gateway's.
     """
