@@ -34,6 +34,9 @@ MAX_INTERIM = 32
 MAX_RECEIVED = 4 * MAX_BODY
 """Bytes of an answer with all its framing."""
 
+MAX_MEMBERS = 64
+"""Pieces of which a compressed answer may be made. Each costs as much as all that is left."""
+
 LARGE = 65_536
 """Bytes of a request that a peer may not take in one piece: its answer may come before the end of it."""
 
@@ -345,12 +348,14 @@ def decompressed(body: bytes, encoding: str) -> SecretBytes | str:
 
 def _inflated(body: bytes, window: int) -> SecretBytes | str:
     found = bytearray()
-    while body:
+    for _ in range(MAX_MEMBERS):
         member = zlib.decompressobj(window)
         found += member.decompress(body, MAX_BODY + 1 - len(found))
         if len(found) > MAX_BODY:
             return TOO_LARGE
         if not member.eof:
             return DAMAGED
-        body = member.unused_data
-    return SecretBytes(found)
+        body = member.unused_data.lstrip(b"\0")  # the format allows it to be filled up
+        if not body:
+            return SecretBytes(found)
+    return DAMAGED

@@ -128,8 +128,9 @@ _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
         for wrong in ("WRONG", "INVALID", "UNKNOWN")
         for word in ("TASK ID", "TASKID", "CAPTCHA ID", "CAPCHA ID")
     ),
-    *((word, NoProviderError) for word in ("BUSY", "MAINTENANCE", "OVERLOADED", "OVERLOAD", "UNAVAILABLE", "UNAVALIABLE")),
-    *((f"NO {word}", NoProviderError) for word in ("SLOT", "SLOTS", "PROVIDER", "PROVIDERS", "NODES", "WORKERS", "SOLVERS")),
+    *((word, NoProviderError) for word in ("BUSY", "OVERLOADED", "OVERLOAD", "UNAVAILABLE", "UNAVALIABLE")),
+    *((f"NO {word}", NoProviderError) for word in ("SLOT", "SLOTS", "PROVIDER", "PROVIDERS", "NODES", "WORKERS")),
+    *((word, NoProviderError) for word in ("NO SOLVERS", "MAINTENANCE")),
     ("RATE LIMIT", RateLimitedError),
     ("TOO MANY REQUESTS", RateLimitedError),
     ("TOO MUCH REQUESTS", RateLimitedError),
