@@ -105,7 +105,7 @@ class Exchange:
         Raises:
             UnansweredError: If it is not to be sent any more.
         """
-        self._check()
+        self.check()
         if self.permitted:
             if self.clock() <= self.permitted_at + PERMIT_LIFETIME:
                 return
@@ -113,7 +113,7 @@ class Exchange:
             self.limiter.lost()
         await self.limiter.acquire()
         self.permitted, self.permitted_at = True, self.clock()
-        self._check()
+        self.check()
 
     def depart(self) -> bool:
         """Count the request as sent, right before its first byte is written.
@@ -124,14 +124,15 @@ class Exchange:
         Raises:
             UnansweredError: If it is not to be sent any more.
         """
-        self._check()
+        self.check()
         now = self.clock()
         if now > self.permitted_at + PERMIT_LIFETIME:
             return False
         self.sent, self.sent_at = True, now
         return True
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `UnansweredError` if it is not to be sent any more."""
         if self.withdrawn:
             raise UnansweredError("withdrawn before it was sent")
         if self.admitted is not None and not self.admitted():
