@@ -156,6 +156,7 @@ class Reply:
         received_at: When the answer was complete.
         first: Whether it was the connection's first request, so that the answer cannot be an earlier request's.
             `None` if nobody knows.
+        repeated: Whether it is, byte for byte, an answer that the connection gave before.
         discard: Close the connection: it gave another request's answer.
     """
 
@@ -165,6 +166,7 @@ class Reply:
     sent_at: float
     received_at: float
     first: bool | None
+    repeated: bool
     discard: Callable[[], None] = attrs.field(repr=False)
 
 

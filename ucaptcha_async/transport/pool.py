@@ -260,6 +260,7 @@ class Pool:
             sent_at=exchange.sent_at,
             received_at=self._clock(),
             first=connection.requests == 1,
+            repeated=connection.repeated,
             discard=functools.partial(self._discard, connection),
         )
 
