@@ -150,7 +150,6 @@ class Pool:
         """The connection to write to, in the very moment in which the request counts as sent."""
         max_idle = SUBMIT_IDLE if exchange.submit else POLL_IDLE
         while True:
-            exchange.check()  # before a connection is opened for nothing
             connection = await self._kept(exchange, max_idle)
             if connection is not None and await self._departs(connection, exchange):
                 return connection
@@ -158,6 +157,7 @@ class Pool:
                 continue
             await self._ahead.acquire()
             try:
+                exchange.check()  # before a connection is opened for nothing
                 connection = await self._kept(exchange, max_idle) or await self._new()
                 if await self._departs(connection, exchange):
                     return connection
