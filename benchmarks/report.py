@@ -62,13 +62,18 @@ def environment(results: Row) -> str:
 def requests(result: Row) -> str:
     """CPU and requests per second."""
     parts = []
-    for latency in sorted({row["latency"] for row in result["rows"]}):
-        rows = [row for row in result["rows"] if row["latency"] == latency]
+    for scheme, title in (("http", ""), ("https", ", over TLS")):
+        rows = [row for row in result["rows"] if row["scheme"] == scheme]
         concurrencies = sorted({row["concurrency"] for row in rows})
-        for heading, key, digits in (("CPU ms per request", "cpu_ms", 2), ("requests per second", "rate", 0)):
+        columns = (
+            ("CPU ms per request", "cpu_ms", 3),
+            ("CPU / aiohttp", "ratio", 2),
+            ("requests per second", "rate", 0),
+        )
+        for heading, key, digits in columns:
             cells = {(row["client"], row["concurrency"]): show(row[key], digits) for row in rows}
             names = list(dict.fromkeys(row["client"] for row in rows))
-            header = [f"{heading}, latency {1000 * latency:.0f} ms", *(f"{c:,} at once" for c in concurrencies)]
+            header = [f"{heading}{title}", *(f"{c:,} at once" for c in concurrencies)]
             parts.append(table(header, ([name, *(cells.get((name, c), "–") for c in concurrencies)] for name in names)))
     return "\n\n".join(parts)
 
@@ -162,7 +167,7 @@ def journal(result: Row) -> str:
     columns: Sequence[Column] = (
         ("CPU µs a solve without", "without", 0),
         ("with a journal", "with", 0),
-        ("added, %", "added", 1),
+        ("added", "added", 0),
     )
     return _columns(result["rows"], ("solves", "way"), columns)
 

@@ -12,7 +12,9 @@ import pytest
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
+from tests.helpers import KEY, TURNSTILE
 from tests.transport_kit import answered, certificate, exchange, request, response, server, unanswered
+from ucaptcha_async import AsyncClient, SubmitUncertainError
 from ucaptcha_async.transport import pool as pool_module
 from ucaptcha_async.transport.exchange import Sender
 from ucaptcha_async.transport.network import event_loop_clock
@@ -253,3 +255,36 @@ async def test_a_service_that_speaks_first(tls: bool) -> None:
 
     assert "the service spoke before it was asked" == error.reason
     assert not sent.sent
+
+
+@ways
+@pytest.mark.parametrize("between", [0, 2], ids=["at once", "two requests later"])
+async def test_a_solution_that_comes_twice(tls: bool, between: int) -> None:
+    """Read as the answer to another createTask, it is not that task's, and the connection is closed."""
+    solved = b'{"errorId":0,"taskId":"t-%d","status":"ready","solution":{"token":"token-%d"}}'
+    said = [solved % (number, number) for number in range(9)]
+    numbers = iter(range(9))
+    connections = 0
+
+    async def handle(stream: ByteStream) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            createtask = b"createTask" in await request(stream)
+            number = next(numbers) if createtask else None
+            if number == 1:  # again, and too late to be seen before the request
+                await stream.send(response(said[0]))
+            await stream.send(response(b'{"errorId":0,"balance":1}' if number is None else said[number]))
+
+    async with server(handle, tls=tls) as port:
+        url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
+        async with AsyncClient(KEY, base_url=url, transport="fast", ssl_context=certificate().client) as client:
+            first = await client.solve(TURNSTILE)
+            for _ in range(between):
+                await client.get_balance()
+            with pytest.raises(SubmitUncertainError) as caught:
+                await client.solve(TURNSTILE)
+            last = await client.solve(TURNSTILE)
+
+    assert (first.token, caught.value.task_id, last.token) == ("token-0", None, "token-2")
+    assert connections == 2

@@ -217,6 +217,11 @@ class Api:
         if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
             # Looked at first: what another request's answer says, good or bad, is nothing to this one.
             self._named_another(exchange, reply)
+        if exchange.submit and exchange.named is not None and reply.repeated and body is not None and _has_ended(body):
+            # A second answer to an earlier request. Of a task that is open still, its submit tells.
+            reply.discard()
+            exchange.named, exchange.in_protocol = None, True
+            raise Unreadable("createTask answered with the solution of another task")
         try:
             return _understood(exchange, reply, body)
         except UCaptchaError as error:

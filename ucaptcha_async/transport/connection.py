@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,9 @@ MAX_RECEIVED = 4 * MAX_BODY
 
 MAX_MEMBERS = 64
 """Pieces of which a compressed answer may be made. Each costs as much as all that is left."""
+
+REMEMBERED = 8
+"""Answers of a connection that are known again when they come once more."""
 
 LARGE = 65_536
 """Bytes of a request that a peer may not take in one piece: its answer may come before the end of it."""
@@ -276,16 +280,18 @@ class Connection:
         requests: How many requests it has carried.
         used_at: When the last answer was complete, or when it was opened.
         doomed: Whether its answers cannot be trusted any more.
+        repeated: Whether the last answer is, byte for byte, one of those before it.
     """
 
-    __slots__ = ("_expire_at", "answer", "doomed", "requests", "used_at", "wire")
+    __slots__ = ("_answers", "_expire_at", "answer", "doomed", "repeated", "requests", "used_at", "wire")
 
     def __init__(self, wire: Wire, now: float, parser: Callable[[], Parser] = new_parser) -> None:
         self.wire = wire
         self.answer = parser()
         self.requests = 0
         self.used_at = now
-        self.doomed = False
+        self.doomed = self.repeated = False
+        self._answers: deque[int] = deque(maxlen=REMEMBERED)
         self._expire_at = expirer(wire)
 
     async def ask(self, request: SecretBytes, deadline: float) -> str | None:
@@ -331,6 +337,9 @@ class Connection:
             return f"the connection broke: {error.strerror or error}"
         if answer.failure is None:
             answer.finish()
+            known = hash(answer.content)
+            self.repeated = known in self._answers
+            self._answers.append(known)
         return answer.failure
 
 

@@ -163,6 +163,7 @@ class Reply:
         received_at: When the answer was complete.
         first: Whether it was the connection's first request, so that the answer cannot be an earlier request's.
             `None` if it is not known.
+        repeated: Whether it is, byte for byte, an answer that the connection gave before.
         discard: Close the connection: it gave another request's answer.
     """
 
@@ -172,6 +173,7 @@ class Reply:
     sent_at: float
     received_at: float
     first: bool | None
+    repeated: bool
     discard: Callable[[], None] = attrs.field(repr=False)
 
 

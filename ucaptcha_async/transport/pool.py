@@ -160,6 +160,7 @@ class Pool:
                 continue
             await self._ahead.acquire()
             try:
+                exchange.check()  # before a connection is opened for nothing
                 connection = await self._kept(exchange, max_idle) or await self._new()
                 if await self._departs(connection, exchange):
                     return connection
@@ -260,6 +261,7 @@ class Pool:
             sent_at=sent_at,
             received_at=self._clock(),
             first=connection.requests == 1,
+            repeated=connection.repeated,
             discard=functools.partial(self._discard, connection),
         )
 

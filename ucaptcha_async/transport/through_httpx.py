@@ -167,6 +167,7 @@ class Injected:
             sent_at=exchange.sent_at,
             received_at=exchange.clock(),
             first=None,
+            repeated=False,  # nobody knows
             discard=_keep_on,
         )
 
