@@ -1,5 +1,5 @@
 # ruff: noqa: F811 - fixtures come from redis_kit, and are named again where they are used
-"""The example programs for worker engines, run as a user runs them: real workers, one of them killed while it solves."""
+"""The example programs for worker engines, run as a user runs them: real workers, one killed while it solves."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Engine:
 
     def busiest(self) -> int:
         """The worker process with the most connections to the service."""
-        pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == self.workers.pid]
+        pids = [
+            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == self.workers.pid
+        ]
         assert len(pids) >= 3
         return max(pids, key=lambda pid: _connections(pid, self.service.port))
 
@@ -69,7 +71,7 @@ def _parent(stat: Path) -> int:
 def _connections(pid: int, port: int) -> int:
     lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     sockets = {f"socket:[{line[9]}]" for line in lines if int(line[2].split(":")[1], 16) == port}
-    return sum(os.readlink(path) in sockets for path in Path(f"/proc/{pid}/fd").iterdir())
+    return sum(str(path.readlink()) in sockets for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @contextmanager
