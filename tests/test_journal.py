@@ -147,6 +147,29 @@ async def test_abandoned_task_is_taken_up(journal: MemoryJournal | SQLiteJournal
     assert (ClaimKind.HELD, False) == (again.kind, again.mine)
 
 
+async def test_a_late_process_abandons_nothing_of_another(journal: MemoryJournal | SQLiteJournal) -> None:
+    """A process that was taken for dead does not give up what another has taken over."""
+    claim = await journal.begin(intent("a"))
+    await journal.accepted(claim.submit_id, "task-1")
+    await journal.abandoned(claim.submit_id)
+    async with second(journal) as other:
+        assert (await other.begin(intent("a"))).mine
+        await journal.abandoned(claim.submit_id)
+        again = await journal.begin(intent("a"))
+
+        assert (ClaimKind.HELD, False) == (again.kind, again.mine)
+
+
+async def test_what_was_never_sent_does_not_stay_uncertain(journal: MemoryJournal | SQLiteJournal) -> None:
+    """An intent that others took for uncertain leaves no trace when its process says that it was never sent."""
+    claim = await journal.begin(intent("a"))
+    await journal.abandoned(claim.submit_id)
+    await journal.released(claim.submit_id)
+
+    assert await states(journal) == []
+    assert (await journal.begin(intent("a"))).kind is ClaimKind.NEW
+
+
 async def test_abandoned_intent_is_uncertain(journal: MemoryJournal | SQLiteJournal) -> None:
     """An intent that is abandoned may have been sent."""
     claim = await journal.begin(intent("a"))

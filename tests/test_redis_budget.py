@@ -147,6 +147,39 @@ async def test_never_above_the_budget(server: Server, name: str) -> None:
         assert fleet[0].statistics().reserved == 0
 
 
+async def test_the_strictest_limit_holds_for_all(server: Server, name: str) -> None:
+    """Processes that disagree on the limit keep the strictest, until whoever wants it is dead."""
+    async with budget(server, name, "0.04", lease=1.0) as loose:
+        async with budget(server, name, "0.02", "0.5", lease=1.0) as strict:
+            await strict.reserve(V2)
+            await loose.reserve(V2)
+            with pytest.raises(BudgetExceededError) as caught:
+                await loose.reserve(V2)
+        assert caught.value.limit == Decimal("0.02")  # type: ignore[attr-defined]
+        with anyio.fail_after(5):
+            while True:
+                try:
+                    await loose.reserve(V2)
+                except BudgetExceededError:
+                    await anyio.sleep(0.1)
+                else:
+                    break
+
+
+@pytest.mark.parametrize("gone", range(4))
+async def test_a_key_that_is_gone_alone(server: Server, name: str, gone: int) -> None:
+    """Also who is new here finds that something is gone."""
+    async with budget(server, name, "1") as one:
+        await one.settle(await one.reserve(V2), Decimal("0.01"))
+        await one.reserve(V2)
+        await settled(one)
+        async with coredis.Redis.from_url(server.url) as client:
+            await client.delete([one._keys[gone]])
+        async with budget(server, name, "1") as new:
+            with pytest.raises(RedisStateLostError):
+                await new.reserve(V2)
+
+
 async def test_large_and_small_amounts(server: Server, name: str) -> None:
     """A picodollar is not lost beside a hundred million."""
     async with budget(server, name, "900000000000", estimate="100000000.000000000001") as shared:

@@ -88,6 +88,19 @@ async def test_never_more_than_the_limit_and_fair(server: Server, name: str) -> 
     assert all(0.8 * share <= done[number] <= 1.2 * share for number in range(3)), done
 
 
+async def test_the_strictest_limit_holds_for_all(server: Server, name: str) -> None:
+    """Processes that disagree on the limit keep the strictest, until whoever wants it has left."""
+    async with bound(server, name, limit=4) as loose:
+        async with bound(server, name, limit=2) as strict:
+            await strict.acquire()
+            strict.release()
+            await loose.acquire()
+            await loose.acquire()
+            assert await blocked(loose)
+        with anyio.fail_after(5):
+            await loose.acquire()
+
+
 async def test_what_one_does_not_want_the_others_have(server: Server, name: str) -> None:
     """An idle process keeps nothing."""
     async with bound(server, name) as one, bound(server, name) as two:

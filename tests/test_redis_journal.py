@@ -283,6 +283,54 @@ async def test_a_full_redis(own_server: Server, name: str) -> None:
         assert [State.ACCEPTED] == await states(journal)
 
 
+async def test_two_losses(own_server: Server, name: str) -> None:
+    """That one loss was accepted does not accept another, though Redis comes back as it was after the first."""
+    saves = ("--save", "3600 1000000")
+    own_server.kill_and_start(*saves)
+    async with coredis.Redis.from_url(own_server.url) as client, opening(own_server, name) as journal:
+        await journal.begin(intent("a"))
+        await journal.accept_loss()
+        await client.save()  # as it is now it will come back
+        await journal.begin(intent("b"))
+        for _ in range(2):
+            own_server.kill_and_start(*saves)
+            with anyio.fail_after(10), pytest.raises(JournalError, match="accept_loss"):
+                await journal.begin(intent("c"))
+            await journal.accept_loss()
+        assert (await journal.begin(intent("c"))).kind is ClaimKind.NEW
+
+
+async def test_a_lease_outlives_a_redis_that_was_down(own_server: Server, name: str) -> None:
+    """While Redis is down nobody can renew a lease: whoever is first after it takes nothing from the living."""
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
+    own_server.kill_and_start(*durable)
+    async with opening(own_server, name, lease=2.0) as living:
+        claim = await living.begin(intent("a"))
+        living._visit = anyio.sleep_forever  # type: ignore[method-assign] # it will not be the first
+        own_server.stop()
+        await anyio.sleep(2.1)
+        own_server.start(*durable)
+        async with opening(own_server, name, lease=2.0) as first:
+            assert await first.open_entries(ACCOUNT) == []
+            assert (await first.begin(intent("a"))).kind is ClaimKind.BUSY
+            with anyio.fail_after(5):
+                while [entry.submit_id for entry in await first.open_entries(ACCOUNT)] != [claim.submit_id]:
+                    await anyio.sleep(0.1)
+        die(living)
+
+
+@pytest.mark.parametrize("gone", [0, 5])
+async def test_a_key_that_is_gone_alone(server: Server, name: str, gone: int) -> None:
+    """Also who is new here finds that something is gone."""
+    async with opening(server, name) as journal:
+        await journal.begin(intent("a"))
+        async with coredis.Redis.from_url(server.url) as client:
+            await client.delete([journal._keys[gone]])
+        async with opening(server, name) as new:
+            with anyio.fail_after(10), pytest.raises(JournalError, match="accept_loss"):
+                await new.begin(intent("b"))
+
+
 @pytest.mark.parametrize("how", ["restart", "flush", "evict"])
 async def test_a_redis_that_forgot(own_server: Server, name: str, how: str) -> None:
     """Nothing is begun by anybody until the loss is accepted."""

@@ -1,5 +1,5 @@
 # ruff: noqa: F811 - fixtures come from redis_kit, and are named again where they are used
-"""The example programs for worker engines, run as a user runs them: real workers, one of them killed while it solves."""
+"""The example programs for worker engines, run as a user runs them: real workers, one killed while it solves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _parent(stat: Path) -> int:
 def _connections(pid: int, port: int) -> int:
     lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     sockets = {f"socket:[{line[9]}]" for line in lines if int(line[2].split(":")[1], 16) == port}
-    return sum(os.readlink(path) in sockets for path in Path(f"/proc/{pid}/fd").iterdir())
+    return sum(str(path.readlink()) in sockets for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @contextmanager

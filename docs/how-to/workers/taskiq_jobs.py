@@ -22,9 +22,7 @@ from ucaptcha_async.redis import RedisInFlight, RedisJournal, RedisRateLimiter
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379")
 LEASE = float(os.environ.get("WORKER_LEASE", "30"))  # seconds after which a silent worker counts as dead
 SOLVE = float(os.environ.get("WORKER_SOLVE", "120"))  # seconds that a solve may take
-REDELIVER = float(
-    os.environ.get("WORKER_REDELIVER", "150")
-)  # seconds after which a job that did not end is given again
+REDELIVER = float(os.environ.get("WORKER_REDELIVER", "150"))  # seconds after which a job is given to another worker
 
 broker = (
     RedisStreamBroker(
