@@ -158,3 +158,22 @@ async def test_the_command() -> None:
 
     assert counts[0] > len(tasks)
     assert counts[1] - counts[0] == len(tasks)
+
+
+async def test_names_that_change_while_hundreds_are_solved() -> None:
+    """Each is paid for once, whatever the service takes; a search costs a few refusals."""
+    with Server(LocalService(types="capsolver", solve_time=0.3, idle_for=0)) as server:
+        books = server.service.books
+        async with AsyncClient(KEY, base_url=server.url, polling=QUICK, timeout=30, max_in_flight=50) as client:
+            async with client.solve_many([TASKS["turnstile"]] * 300) as outcomes:
+                ends = []
+                async for outcome in outcomes:
+                    ends.append(outcome)
+                    if len(ends) in (100, 200):
+                        server.service.types = {100: "own", 200: "anticaptcha"}[len(ends)]
+            at_rest(client)
+
+    assert [outcome.error for outcome in ends if not outcome.ok] == []
+    assert len(books.accepted) == len({outcome.task_id for outcome in ends}) == 300
+    assert {books.tasks[task_id].type for task_id in books.accepted} >= {"TurnstileTokenProxyLess"}
+    assert books.request_counts["createTask"] - 300 <= 2 * 50 + 8
