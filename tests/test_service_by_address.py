@@ -5,7 +5,7 @@ The services take the types, fields and proxies of one service of the family eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -44,7 +44,7 @@ KEYED: dict[str, Any] = {**PAGE, "website_key": "k"}
 PROXY = Proxy.parse("http://user:password@198.51.100.7:8080")
 QUICK = Polling(interval=0.1, first=0.12)
 
-WIDGETS: dict[str, tuple[type[Widget[Any]], dict[str, Any]]] = {
+WIDGETS: dict[str, tuple[Callable[..., Task[Any]], dict[str, Any]]] = {
     "v2": (RecaptchaV2, {**KEYED, "is_invisible": True}),
     "v2 enterprise": (RecaptchaV2Enterprise, KEYED),
     "v3": (RecaptchaV3, {**KEYED, "min_score": 0.7, "page_action": "login"}),
@@ -148,13 +148,14 @@ async def test_each_class_at_each_dialect(spoken: Server) -> None:
 async def test_the_command() -> None:
     """A service in a process of its own, and two clients: the second asks for nothing that the first has found out."""
     tasks = [TASKS[name] for name in ("v2", "turnstile action", "hcaptcha", "v3, proxy")]
+    counts = []
     with running_service(types="capsolver", solve_time=0.1) as service:
-        counts = []
         for _ in range(2):
             async with AsyncClient(KEY, base_url=service.url, polling=QUICK, timeout=20) as client:
                 outcomes = await client.gather(tasks)
                 assert all(outcome.ok for outcome in outcomes)
-            counts.append(service.books()["request_counts"]["createTask"])
+            books: Any = service.books()
+            counts.append(books["request_counts"]["createTask"])
 
     assert counts[0] > len(tasks)
     assert counts[1] - counts[0] == len(tasks)

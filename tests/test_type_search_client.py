@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import anyio
 import pytest
@@ -116,28 +115,27 @@ async def test_a_refusal_that_names_a_task_ends_the_search() -> None:
 async def test_who_waits_for_the_scout_keeps_to_his_own_deadline() -> None:
     """And says that nothing was sent for him."""
     service = LocalService(types="capsolver", solve_time=8)
-    service.script("createTask", Delay(20))
     async with opened(service) as client, anyio.create_task_group() as group:
+        await client.solve(V2)
+        service.script("createTask", Delay(20))
         group.start_soon(client.solve, TURNSTILE)
         await anyio.sleep(1)
         with pytest.raises(SolveTimeoutError) as caught:
             await client.solve(TURNSTILE, timeout=5)
         assert (caught.value.charged, caught.value.phase) == (False, "submit")
 
-    assert len(service.books.accepted) == 1
+    assert len(service.books.accepted) == 2
 
 
 @pytest.mark.parametrize("cancelled_after", [0.05, 0.15, 0.25, 0.45, 0.55])
 async def test_a_scout_that_gives_up_loses_and_buys_nothing(cancelled_after: float) -> None:
     """At whatever moment: the others go on, and what was bought for him is known."""
-    service = LocalService(types="capsolver", solve_time=8, latency=0.2)
+    service, solved = LocalService(types="capsolver", solve_time=8, latency=0.2), list[str | None]()
     async with opened(service) as client, anyio.create_task_group() as group:
 
         async def gives_up() -> None:
             with anyio.move_on_after(cancelled_after):
                 await client.solve(TURNSTILE)
-
-        solved: list[Any] = []
 
         async def patient() -> None:
             solved.append((await client.solve(TURNSTILE)).task_id)
