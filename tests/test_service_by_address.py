@@ -5,7 +5,7 @@ The services take the types, fields and proxies of one service of the family eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -44,7 +44,7 @@ KEYED: dict[str, Any] = {**PAGE, "website_key": "k"}
 PROXY = Proxy.parse("http://user:password@198.51.100.7:8080")
 QUICK = Polling(interval=0.1, first=0.12)
 
-WIDGETS: dict[str, tuple[type[Widget[Any]], dict[str, Any]]] = {
+WIDGETS: dict[str, tuple[Callable[..., Task[Any]], dict[str, Any]]] = {
     "v2": (RecaptchaV2, {**KEYED, "is_invisible": True}),
     "v2 enterprise": (RecaptchaV2Enterprise, KEYED),
     "v3": (RecaptchaV3, {**KEYED, "min_score": 0.7, "page_action": "login"}),
@@ -148,13 +148,33 @@ async def test_each_class_at_each_dialect(spoken: Server) -> None:
 async def test_the_command() -> None:
     """A service in a process of its own, and two clients: the second asks for nothing that the first has found out."""
     tasks = [TASKS[name] for name in ("v2", "turnstile action", "hcaptcha", "v3, proxy")]
+    counts = []
     with running_service(types="capsolver", solve_time=0.1) as service:
-        counts = []
         for _ in range(2):
             async with AsyncClient(KEY, base_url=service.url, polling=QUICK, timeout=20) as client:
                 outcomes = await client.gather(tasks)
                 assert all(outcome.ok for outcome in outcomes)
-            counts.append(service.books()["request_counts"]["createTask"])
+            books: Any = service.books()
+            counts.append(books["request_counts"]["createTask"])
 
     assert counts[0] > len(tasks)
     assert counts[1] - counts[0] == len(tasks)
+
+
+async def test_names_that_change_while_hundreds_are_solved() -> None:
+    """Each is paid for once, whatever the service takes; a search costs a few refusals."""
+    with Server(LocalService(types="capsolver", solve_time=0.3, idle_for=0)) as server:
+        books = server.service.books
+        async with AsyncClient(KEY, base_url=server.url, polling=QUICK, timeout=30, max_in_flight=50) as client:
+            async with client.solve_many([TASKS["turnstile"]] * 300) as outcomes:
+                ends = []
+                async for outcome in outcomes:
+                    ends.append(outcome)
+                    if len(ends) in (100, 200):
+                        server.service.types = {100: "own", 200: "anticaptcha"}[len(ends)]
+            at_rest(client)
+
+    assert [outcome.error for outcome in ends if not outcome.ok] == []
+    assert len(books.accepted) == len({outcome.task_id for outcome in ends}) == 300
+    assert {books.tasks[task_id].type for task_id in books.accepted} >= {"TurnstileTokenProxyLess"}
+    assert books.request_counts["createTask"] - 300 <= 2 * 50 + 8

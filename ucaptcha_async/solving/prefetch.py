@@ -32,7 +32,6 @@ from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, Token
 from ucaptcha_async.results import Solution
 from ucaptcha_async.tasks import Task
 
-from .blocks import leave
 from .stock import Demand, RecentMean, level
 
 logger = logging.getLogger("ucaptcha_async")
@@ -287,10 +286,25 @@ class Prefetch(Generic[S]):
         while self._line:
             self._fail(ClientStateError("the prefetch was left while this get waited"))
         try:
-            return await leave(self._group, kind, error, traceback)
+            return await self._leave_group(kind, error, traceback)
         finally:
             self._under_way = 0
             self._drop_aged(self._clock())
+
+    async def _leave_group(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        """Cancel what is under way, and wait for its end. An error of the block's body leaves as it is, in no group."""
+        cancelled = anyio.get_cancelled_exc_class()
+        self._group.cancel_scope.cancel()
+        if isinstance(error, cancelled):
+            return await self._group.__aexit__(kind, error, traceback)
+        try:
+            await self._group.__aexit__(None, None, None)  # told of the error, the group would wrap it
+        except cancelled:
+            if error is None:
+                raise  # otherwise the error goes first: who cancelled does so again at the next checkpoint
+        return False
 
     # --- what a program calls -----------------------------------------------------------------------------------------
 

@@ -64,10 +64,13 @@ class Known:
     Attributes:
         accepted: Types that the service has taken.
         refused: Types that it does not know.
+        given_up: When all names of a task were refused, in seconds on the clock of the event loop that learned it. All
+            loops of asyncio have one clock; on another the time may mean nothing, and then a search is made.
     """
 
     accepted: set[str] = attrs.field(factory=set)
     refused: set[str] = attrs.field(factory=set)
+    given_up: float = -math.inf
 
     def first(self, names: tuple[Name, ...]) -> Name | None:
         """The name to send: the first that was not refused; `None` if all were."""
@@ -97,7 +100,6 @@ class _Scouting:
     """The search for one kind's name in one event loop: at most one submit searches, the others wait in line."""
 
     busy: bool = False
-    given_up: float = -math.inf
     _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict)
 
     async def turn(self) -> None:
@@ -201,7 +203,7 @@ class Search:
 
     def _again(self) -> Name | None:
         """The first name once more, if it is long ago that all were refused."""
-        if self.tried or anyio.current_time() < self._scouting.given_up + REMEMBER_REFUSAL:
+        if self.tried or 0 <= anyio.current_time() - self._known.given_up < REMEMBER_REFUSAL:
             return None
         self._known.forget(self.names)
         return self.names[0]
@@ -224,7 +226,7 @@ class Search:
         self.tried.append(self.name.type)
         self._known.refuse(self.name.type)
         if self._next() is None:
-            self._scouting.given_up = anyio.current_time()
+            self._known.given_up = anyio.current_time()
         try:
             await self.choose()
         except UnsupportedTaskError as unsupported:
