@@ -322,6 +322,13 @@ async def test_schema(tmp_path: Path) -> None:
     assert f"`user_version` {version[0]})" in text.replace("\n", " ")
 
 
+@pytest.mark.parametrize("name", ["index.md", "start.md"])
+def test_the_first_pages_fit_their_boxes(name: str) -> None:
+    """The site shows some 93 characters of code; who begins need not scroll."""
+    for _, _, content in fences(DOCS / name):
+        assert max(map(len, content.splitlines())) <= 92
+
+
 def test_first_example(tmp_path: Path) -> None:
     """The README's first example runs after `ucaptcha serve`, in the shell and with the words that it prints."""
     scripts = str(Path(sys.executable).parent)
