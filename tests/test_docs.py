@@ -241,6 +241,8 @@ def test_signatures(site: Path) -> None:
         assert re.findall(r"= (?:_\w+|MAX_\w+|NOTHING)", text) == [], page
     client = re.sub(r"<[^>]+>", "", (site / "reference/client/index.html").read_text())
     assert "max_connections: int = 256," in client
+    assert "Job(" not in client  # no program makes one, and its parts are the library's own
+    assert "wait_for_end" not in client
     assert inspect.signature(ucaptcha_async.AsyncClient).parameters["max_in_flight"].default == MAX_IN_FLIGHT
 
 
