@@ -34,7 +34,6 @@ from ucaptcha_async.testing.books import most_in_window
 
 ROOT = Path(__file__).parent.parent
 PRICE = "0.00145"
-TYPE = "TurnstileTaskProxyless"
 
 # --- a process of the fleet -------------------------------------------------------------------------------------------
 
@@ -59,14 +58,15 @@ class Worker:
 
         o = self.options
         async with AsyncExitStack() as stack:
-            limiter, self.places, self.budget, journal = [
+            limiter, places, self.budget, journal = [
                 await stack.enter_async_context(each) if hasattr(each, "__aenter__") else each for each in self.shared()
             ]
             polling = Polling(interval=o["interval"], first=o["solve_time"])
-            settings: dict[str, Any] = {"rate_limit": limiter, "journal": journal, "polling": polling}
-            self.client = await stack.enter_async_context(
-                AsyncClient("ucap_fleet", base_url=o["url"], timeout=60, max_in_flight=None, **settings)
+            shared: dict[str, Any] = {"rate_limit": limiter, "max_in_flight": places, "budget": self.budget}
+            client = AsyncClient(
+                "ucap_fleet", base_url=o["url"], timeout=60, journal=journal, polling=polling, **shared
             )
+            self.client = await stack.enter_async_context(client)
             say("started", o["number"])
             await {"saturate": self.saturate, "kill": self.finish, "money": self.saturate}[o["mode"]]()
 
@@ -83,7 +83,7 @@ class Worker:
             RedisRateLimiter(redis, name=name, limit=o["limit"], window=o["window"], when_away="wait")
             if "limit" in common
             else RateLimiter(o["limit"] // share, window=o["window"]),
-            RedisInFlight(redis, name=name, limit=o["places"], lease=max(lease, 3 * o["solve_time"]))
+            RedisInFlight(redis, name=name, limit=o["places"], lease=max(lease, 4 * o["solve_time"]))
             if "places" in common
             else InFlight(max(1, o["places"] // share)),
             RedisBudget(redis, o["money"], name=name, estimate=PRICE, lease=lease) if "money" in common else None,
@@ -92,28 +92,10 @@ class Worker:
 
     async def solve(self, key: str) -> Any:
         """One job, within all limits."""
-        from ucaptcha_async import SubmitUncertainError, Turnstile
+        from ucaptcha_async import Turnstile
 
-        await self.places.acquire()
-        try:
-            reservation = None if self.budget is None else await self.budget.reserve(TYPE)
-            solved: Any = None
-            try:
-                task = Turnstile(website_url=f"https://example.com/{key}", website_key="0x4AAA")
-                solved = await self.client.solve(task, key=key)
-            except SubmitUncertainError:
-                if reservation is not None:
-                    await self.budget.keep(reservation)
-                raise
-            finally:
-                if reservation is not None:
-                    if solved is not None:
-                        await self.budget.settle(reservation, solved.cost)
-                    else:
-                        await self.budget.release(reservation)
-            return solved
-        finally:
-            self.places.release()
+        task = Turnstile(website_url=f"https://example.com/{key}", website_key="0x4AAA")
+        return await self.client.solve(task, key=key)
 
     async def saturate(self) -> None:
         """As much as there is to be had, for a while, or until the money is gone."""

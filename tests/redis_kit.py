@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import gc
 import os
 import shutil
@@ -74,6 +76,10 @@ class Server:
             self.process.kill()
             self.process.wait()
 
+    def end(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def kill_and_start(self, *options: str) -> None:
         self.stop()
         self.start(*options)
@@ -92,13 +98,18 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+@functools.cache
+def _common_server() -> Server:
     server = Server(free_port())
     server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder, ignore_errors=True)
+    atexit.register(server.end)
+    return server
+
+
+@pytest.fixture
+def server() -> Server:
+    """One for all tests that leave it as it is; the longer it has been up, the less they wait."""
+    return _common_server()
 
 
 @pytest.fixture
@@ -107,8 +118,7 @@ def own_server() -> Iterator[Server]:
     server = Server(free_port())
     server.start()
     yield server
-    server.stop()
-    shutil.rmtree(server.folder, ignore_errors=True)
+    server.end()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from contextlib import suppress
 import anyio
 import pytest
 from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
 
 from tests.transport_kit import answered, certificate, exchange, request, response, server, unanswered
 from ucaptcha_async.transport import pool as pool_module
@@ -176,6 +177,34 @@ async def test_an_idle_connection_that_the_service_closes(tls: bool) -> None:
         await way.aclose()
 
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "said", [b"\x15\x03\x03\x00\x02\x02\x28", b"HTTP/1.1 408 Request Timeout\r\n\r\n"], ids=["alert", "plain text"]
+)
+async def test_an_idle_connection_on_which_tls_breaks(said: bytes) -> None:
+    """An alert, or what is no TLS at all: the next request goes over a new connection."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    context = certificate().server
+
+    async def handle(plain: ByteStream) -> None:
+        async with plain:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                stream = await TLSStream.wrap(plain, server_side=True, ssl_context=context, standard_compatible=False)
+                await request(stream)
+                await stream.send(response(b"{}"))
+                await anyio.sleep(0.01)
+                await plain.send(said)
+                await plain.receive()
+
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, handle)
+        way = sender(listener.extra(anyio.abc.SocketAttribute.local_port), tls=True)
+        for submit in (True, False, True):
+            assert (await answered(way, exchange(submit=submit))).first
+            await anyio.sleep(0.05)
+        await way.aclose()
+        tasks.cancel_scope.cancel()
 
 
 @ways

@@ -41,7 +41,7 @@ from ucaptcha_async import (
     UnsolvableError,
     UnsupportedTaskError,
 )
-from ucaptcha_async.events import Cancelled, Polled, Solved, Submitted
+from ucaptcha_async.events import Cancelled, Polled, Requested, Solved, Started, Submitted
 from ucaptcha_async.testing import Amend, Error, Html, Huge, Json, LocalService, Truncated
 
 pytestmark = pytest.mark.virtual_time
@@ -215,15 +215,17 @@ async def test_views_share_everything_but_defaults() -> None:
 
 
 async def test_events_tell_the_story() -> None:
-    """Submitted, polled and solved, in order, with ids and times, and none shows the token."""
+    """From the start to the solution, in order, with ids and times, and none shows the token."""
     events: list[Any] = []
     service = LocalService(solve_time=14)
     polling = Polling(schedule=(5, 10, 15), jitter=0)
     async with opened(service, on_event=events.append, polling=polling) as client:
         solution = await client.solve(V2)
 
-    assert [Submitted, Polled, Polled, Solved] == [type(event) for event in events]
-    assert {solution.task_id} == {event.task_id for event in events}
+    poll = [Requested, Polled]
+    assert [Started, Requested, Submitted, *poll, *poll, Requested, Solved] == [type(event) for event in events]
+    assert [None, *[solution.task_id] * 8] == [event.task_id for event in events]
+    assert len({event.solve_id for event in events}) == 1
     assert pytest.approx(events[-1].elapsed, abs=1) == 15
     assert solution.token not in repr(events)
 

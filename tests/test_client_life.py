@@ -701,12 +701,12 @@ async def test_a_budget_that_breaks() -> None:
     """Before anything is sent, and with the place given back."""
 
     class Bad:
-        async def reserve(self, task_type: str) -> Any:
+        async def reserve(self, task_type: str, *, submit_id: str | None = None) -> Any:
             raise Defect("typo")
 
         async def settle(self, reservation: Any, cost: Any) -> None: ...
 
-        keep = release = settle
+        keep = release = spend = settle
 
         async def room(self) -> bool:
             return False

@@ -261,12 +261,16 @@ async def test_leaving_early_cancels() -> None:
 
 
 async def test_errors_of_the_block_come_out_as_they_are() -> None:
-    """No ExceptionGroup around the caller's own error."""
+    """No ExceptionGroup around the caller's own error, and no cancellation in its place."""
     async with opened(LocalService()) as client:
         with pytest.raises(ZeroDivisionError):
             async with client.solve_many([V2, V2]) as outcomes:
                 async for _ in outcomes:
                     raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError), anyio.CancelScope() as scope:
+            async with client.solve_many([V2, V2]):
+                scope.cancel()
+                raise ZeroDivisionError
         at_rest(client)
 
 

@@ -339,7 +339,7 @@ async def test_slow_connects_do_not_bunch() -> None:
         async def note() -> None:
             departures.append(anyio.current_time())
 
-        return MemoryWire([[GOOD]] * 100, sending=note)
+        return MemoryWire([[GOOD]] * 300, sending=note)
 
     pool, _ = made(*[slow] * 300, max_connections=100)
     limiter = RateLimiter(20, 1.0)

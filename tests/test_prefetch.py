@@ -40,6 +40,7 @@ from ucaptcha_async import (
 from ucaptcha_async.events import Event, Failed, TokenDelayed, TokenExpired, TokenReady, TokenTaken, Uncertain
 from ucaptcha_async.solving.prefetch import LONGEST_PAUSE, PrefetchSettings
 from ucaptcha_async.testing import (
+    Delay,
     Drop,
     Error,
     FaultRates,
@@ -944,6 +945,61 @@ async def test_prefetching_clients_among_others() -> None:
     assert_nothing_lost(service.books, client, known={*known, *unused}, uncertain=len(uncertain))
     paid = {task.id for task in service.books.tasks.values() if not task.refunded}
     assert len(paid - known - {*unused} - abandoned) <= len(uncertain)
+
+
+# --- how old a solution may be ----------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_age_counts_from_the_last_poll_that_was_pending() -> None:
+    """Or from the submit, where the first poll is ready; a failed poll says nothing."""
+    polling = Polling(schedule=(4, 11, 20, 30), jitter=0)
+    service = LocalService(solve_time=25, latency=0.5)
+    async with opened(service, polling=polling) as client:
+        late = await client.solve(TURNSTILE)
+        service.solve_next(after=1)
+        first = await client.solve(TURNSTILE)
+        service.script("getTaskResult", Delay(0), Html(502))
+        service.solve_next(after=9)
+        through_a_fault = await client.solve(TURNSTILE)
+        at_once = await client.solve(ImageToText(image=PNG))
+
+    assert [late.polls, first.polls, through_a_fault.polls] == [4, 1, 3]
+    expected = [10 + 0.5, 4 + 1.0, 12 + 0.5, 0.5]
+    ages = [solution.age for solution in (late, first, through_a_fault, at_once)]
+    assert ages == [pytest.approx(age, abs=0.3) for age in expected]
+
+
+@virtual
+async def test_what_may_be_too_old_is_not_handed_out() -> None:
+    """At polls that are far apart, a token counts as old as it may be."""
+    service = LocalService(solve_time=10)
+    events: list[Event] = []
+    async with opened(service, polling=Polling(schedule=(5, 35), jitter=0), on_event=events.append) as client:
+        async with client.prefetch(V2, ready=2, min_remaining=60) as tokens:
+            await anyio.sleep(35 + 29)
+            assert tokens.statistics().ready == 2
+            await tokens.get()
+            await anyio.sleep(2)
+            assert tokens.statistics().expired == 1
+
+    (taken,) = [event for event in events if isinstance(event, TokenTaken)]
+    assert taken.remaining == pytest.approx(120 - 30 - 29, abs=0.1)
+
+
+@virtual
+async def test_what_comes_old_counts_for_the_level() -> None:
+    """Of tokens that can be handed out for ten seconds only, few are held; of those that live long, more."""
+    held = []
+    for made in (70.0, 0.0):
+        rng, solver = Random(8), Solver(made=lambda number, took, made=made: made)  # type: ignore[misc]
+        async with stocked(solver, ready=20) as tokens:
+            await poisson(tokens, rng, 0.2, 1_200)
+            now = tokens.statistics()
+        held.append(now.level)
+        assert now.expired <= 0.25 * solver.solved
+
+    assert held[0] < held[1]
 
 
 # --- over real sockets ------------------------------------------------------------------------------------------------

@@ -338,8 +338,12 @@ class Budget:
 class SharedBudget(Protocol):
     """What a client needs of a budget that lives elsewhere: `reserve`, then one of the other three."""
 
-    async def reserve(self, task_type: str) -> Any:
-        """Make room for one submit, or raise `BudgetExceededError`."""
+    async def reserve(self, task_type: str, *, submit_id: str | None = None) -> Any:
+        """Make room for one submit, or raise `BudgetExceededError`; `submit_id` names it for all processes."""
+        ...
+
+    async def spend(self, task_type: str, cost: Decimal, *, submit_id: str | None = None) -> object:
+        """Count the cost of a task that another process submitted, in place of what that had reserved."""
         ...
 
     async def settle(self, reservation: Any, cost: Decimal | None) -> object:
@@ -371,9 +375,12 @@ class LocalBudget:
     budget: Budget
     clock: Callable[[], float]
 
-    async def reserve(self, task_type: str) -> Reservation:
+    async def reserve(self, task_type: str, *, submit_id: str | None = None) -> Reservation:
         """Make room for one submit, or raise `BudgetExceededError`."""
         return self.budget.reserve(task_type, self.clock())
+
+    async def spend(self, task_type: str, cost: Decimal, *, submit_id: str | None = None) -> None:
+        """Nothing: what another process paid for is not this one's."""
 
     async def settle(self, reservation: Reservation, cost: Decimal | None) -> bool:
         """Replace the reservation with the real cost."""

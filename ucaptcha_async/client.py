@@ -8,7 +8,7 @@ import inspect
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
@@ -196,6 +196,7 @@ class AsyncClient:
         breaker = Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset))
         self._budget, account = _budget(budget), fingerprint(key, host)
         self._session = Session(
+            submitting=InFlight(max_connections),
             api=Api(_limiter(rate_limit), per_request, key),
             account=account,
             host=host,
@@ -436,11 +437,11 @@ class AsyncClient:
         def job(task: Task[S]) -> Job[S]:
             return self._job(task, None if key is None else key(task), options)
 
-        def solve(job: Job[S]) -> Awaitable[S]:
+        def solve(job: Job[S]) -> Coroutine[Any, Any, S]:
             way = job.solve() if session.budget is None else _through_budget(session.budget, job)
             return job.run(way if job.key is None else job.alone(way), options.timeout)
 
-        return Outcomes(_several(tasks), job, solve, self._width(max_pending), session.unread)
+        return Outcomes(session, _several(tasks), job, solve, self._width(max_pending))
 
     async def gather(
         self,

@@ -139,6 +139,8 @@ class NumericId(str):
     __slots__ = ()
 
 
-def wire_id(task_id: str) -> str | int:
+def wire_id(task_id: str) -> str | int | float:
     """A task's id as the service spells it: a number where it gave a number, text otherwise, digit for digit."""
-    return int(task_id) if isinstance(task_id, NumericId) else str(task_id)
+    if not isinstance(task_id, NumericId):
+        return str(task_id)
+    return int(task_id) if task_id.lstrip("-").isdecimal() else float(task_id)

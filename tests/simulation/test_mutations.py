@@ -128,8 +128,8 @@ def clings(patch: Patch) -> None:
     """A cancelled submit waits for its answer as long as it takes."""
     finish = submit.finish_after_cancel
 
-    async def finish_after_cancel(call: Any, asked: Any, grace: float) -> None:
-        await finish(call, asked, 60.0)
+    async def finish_after_cancel(loop: Any, call: Any, asked: Any, grace: float) -> None:
+        await finish(loop, call, asked, 60.0)
 
     patch.setattr(submit, "finish_after_cancel", finish_after_cancel)
 
@@ -147,7 +147,7 @@ def stays_broken(patch: Patch) -> None:
 def writes_no_intent(patch: Patch) -> None:
     """Submits are sent before anything is in the journal."""
 
-    async def begin(self: Any, key: Any) -> None:
+    async def begin(self: Any, key: Any, context: Any = None) -> None:
         return None
 
     patch.setattr(lease.Lease, "begin", begin)

@@ -30,8 +30,10 @@ The file of [`SQLiteJournal`][ucaptcha_async.journal.SQLiteJournal] is a SQLite 
 | `created_at`, `updated_at` | real | Unix seconds |
 | `solution` | text or null | JSON, only with `store_solutions=True` |
 | `numeric_id` | integer or null | 1: the service gave `task_id` as a number; null: as text |
+| `context` | text or null | what a hook said of the solve at its start, for example a `traceparent` |
 
-Files of the first release lack the last column; it is added when they are opened, and that release goes on to use them.
+Files of the first release lack the last two columns; they are added when a file is opened, and that release goes on to
+use it.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ class Row:
     created_at: float = 0.0
     updated_at: float = 0.0
     solution: str | None = attrs.field(default=None, repr=False)
+    context: str | None = None
 
     @property
     def numeric_id(self) -> int | None:
@@ -52,6 +53,7 @@ class Row:
             created_at=moment(self.created_at),
             updated_at=moment(self.updated_at),
             solution=parsed(self.solution),
+            context=self.context,
         )
 
 
@@ -160,6 +162,7 @@ class Begin:
             owner=book.owner,
             created_at=float(intent.created_at),
             updated_at=now,
+            context=intent.context,
         )
         book.put(row)
         return Claim(kind=ClaimKind.NEW, entry=row.entry(), mine=True)
@@ -282,9 +285,9 @@ class Released(_Report):
     """It was never sent."""
 
     def apply(self, book: Book, now: float) -> None:
-        """An intent leaves no trace."""
+        """An intent leaves no trace, also if others have taken its process for dead meanwhile."""
         row = book.row(self.submit_id)
-        if row is not None and row.state is State.INTENT:
+        if row is not None and row.state in (State.INTENT, State.UNCERTAIN) and row.task_id is None:
             book.drop(row)
 
 
@@ -293,9 +296,9 @@ class Abandoned(_Report):
     """Nobody here waits for it any more."""
 
     def apply(self, book: Book, now: float) -> None:
-        """An open row may be taken up by anybody; an intent may have been sent."""
+        """An open row may be taken up by anybody; an intent may have been sent. Not if it is another's by now."""
         row = self.known(book)
-        if row.state in OPEN:
+        if row.state in OPEN and row.owner in (None, book.owner):
             self.save(book, row, State.UNCERTAIN if row.state is State.INTENT else row.state, now)
 
 

@@ -19,7 +19,7 @@ from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
 from ucaptcha_async.json_values import NumericId
 
-_NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses some thousand digits
+_NUMBER = re.compile(r"-?[0-9]{1,1000}(\.[0-9]{1,1000})?(E[+-]?[0-9]{1,2})?")  # int() refuses some thousand digits
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
@@ -81,6 +81,7 @@ class Intent:
         key: The caller's name for the job; stored as it is. `None`: nameless, never deduplicated.
         submit_id: The row's own id, ordered by time.
         created_at: Wall time, Unix seconds.
+        context: What a hook wants later processes to know of the solve: see [`Context`][ucaptcha_async.events.Context].
     """
 
     account: str
@@ -89,6 +90,7 @@ class Intent:
     key: str | None = None
     submit_id: str = attrs.field(factory=new_id)
     created_at: float = attrs.field(factory=time.time)
+    context: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -109,6 +111,7 @@ class Entry:
         error_code: The service's code of a failure or refusal.
         solve_time: Seconds, once known.
         solution: What the service sent, if solutions are stored. A secret: neither shown nor pickled.
+        context: What a hook said of the solve at its start.
     """
 
     submit_id: str
@@ -124,6 +127,7 @@ class Entry:
     error_code: str | None = None
     solve_time: float | None = None
     solution: Mapping[str, JSON] | None = attrs.field(default=None, repr=False)
+    context: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, ({**attrs.asdict(self, recurse=False), "solution": None},)
@@ -204,8 +208,9 @@ def checked_intent(intent: Intent) -> Intent:
     """Refuse what no file could hold."""
     for field in ("account", "host", "type", "submit_id"):
         _text(field, getattr(intent, field))
-    if intent.key is not None:
-        _text("key", intent.key)
+    for field in ("key", "context"):
+        if getattr(intent, field) is not None:
+            _text(field, getattr(intent, field))
     return intent
 
 

@@ -71,8 +71,7 @@ if number < seen then return {generation, run, count, 'stale'} end
 local function sizes()
   return redis.call('HLEN', KEYS[2]) .. ' ' .. redis.call('ZCARD', KEYS[3]) .. ' ' .. redis.call('HLEN', KEYS[4])
 end
-local known = redis.call('HGET', KEYS[1], 'sizes')
-if known and known ~= sizes() then
+if (redis.call('HGET', KEYS[1], 'sizes') or '0 0 0') ~= sizes() then
   lost = true
   redis.call('HSET', KEYS[1], 'lost', '1')
 end
@@ -137,13 +136,27 @@ local function reserve(id, kind, value)
   keep(id, {'o', owner, kind, show(value), second})
 end
 
+-- If processes have different limits the strictest holds for all, as long as its process lives.
+local function stricter(a, b)
+  if a == '-' or b == '-' then return a == '-' and b or a end
+  return above(parse(a), parse(b)) and b or a
+end
+local bounds = redis.call('HMGET', KEYS[1], 'limit', 'hourly')
+bounds = {bounds[1] or '-', bounds[2] or '-'}
+
 -- Who has died: its reservations count as spent. What was kept a day ago is not corrected any more.
 if now > tonumber(redis.call('HGET', KEYS[1], 'sweep') or 0) then
   local owners, dead = redis.call('HGETALL', KEYS[4]), {}
+  bounds = {'-', '-'}
   for i = 1, #owners, 2 do
-    if owners[i] ~= owner and tonumber(string.match(owners[i + 1], '%d+')) <= now then
+    local ends, total, hour = string.match(owners[i + 1], '^(%d+) %-?%d+ (%S+) (%S+)')
+    if owners[i] == owner then
+      -- What it says now counts.
+    elseif tonumber(ends) <= now then
       dead[owners[i]] = true
       redis.call('HDEL', KEYS[4], owners[i])
+    else
+      bounds = {stricter(bounds[1], total), stricter(bounds[2], hour)}
     end
   end
   if next(dead) then
@@ -161,15 +174,16 @@ if now > tonumber(redis.call('HGET', KEYS[1], 'sweep') or 0) then
   end
   redis.call('HSET', KEYS[1], 'sweep', string.format('%.0f', now + lease / 4))
 end
-redis.call('HSET', KEYS[4], owner, string.format('%.0f %d', now + lease, number))
+redis.call('HSET', KEYS[4], owner, string.format('%.0f %d %s %s', now + lease, number, limit, hourly))
+bounds = {stricter(bounds[1], limit), stricter(bounds[2], hourly)}
 
 local function room(id, kind, given)
   local highest = get('high:' .. kind)
   local estimate = larger(given ~= '' and parse(given) or ZERO, highest)
   if given == '' and not above(highest, ZERO) then estimate = larger(parse(default), get('highest')) end
-  for name, bound in pairs({max_spend = limit, max_spend_per_hour = hourly}) do
+  for name, bound in pairs({max_spend = bounds[1], max_spend_per_hour = bounds[2]}) do
     local spent = get(name == 'max_spend' and 'spent' or 'in_hour')
-    if bound ~= '' and above(plus(plus(spent, get('reserved')), estimate), parse(bound)) then
+    if bound ~= '-' and above(plus(plus(spent, get('reserved')), estimate), parse(bound)) then
       local ever = name ~= 'max_spend' or not above(plus(spent, estimate), parse(bound))
       return {'no', name, bound, show(spent), show(get('reserved')), show(estimate), ever and '1' or '0'}
     end
@@ -220,7 +234,7 @@ for i, order in ipairs(orders) do
   answers[i] = answer
 end
 
-local state = {'open', open, 'sizes', sizes()}
+local state = {'open', open, 'sizes', sizes(), 'limit', bounds[1], 'hourly', bounds[2]}
 if #orders > 0 then
   count = count + 1
   state[#state + 1] = 'count'
@@ -290,7 +304,8 @@ class RedisBudget(Batching[list[str]]):
     Args:
         redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`
             that is open while the object is used.
-        max_spend: USD for the lifetime of `name`. `None`: no limit. All processes must give the same.
+        max_spend: USD for the lifetime of `name`. `None`: no limit. If processes disagree the strictest limit that a
+            living one gave holds for all.
         max_spend_per_hour: USD within any 60 minutes of Redis' clock. `None`: no limit.
         name: Whoever uses the same name shares the budget.
         estimate: USD to reserve for a task; one amount for all, or amounts by task type.
@@ -506,7 +521,7 @@ class RedisBudget(Batching[list[str]]):
 
     async def _send(self, orders: Sequence[list[str]], number: int) -> Sequence[Any]:
         stamp = self._stamp
-        limits = ["" if each is None else _wire(each) for each in (self.max_spend, self.max_spend_per_hour)]
+        limits = ["-" if each is None else _wire(each) for each in (self.max_spend, self.max_spend_per_hour)]
         arguments: list[str | int | float] = [stamp.generation, new_token(), stamp.run, stamp.count, *limits]
         arguments += [_wire(DEFAULT_ESTIMATE), self._lease * 1e6, math.ceil(self._expires * 1000)]
         arguments += [self._token, number, json.dumps(orders)]

@@ -40,21 +40,23 @@ local me, number, used, waiting = 'p:' .. ARGV[6], tonumber(ARGV[7]), tonumber(A
 local generation, settled = mark(ARGV[1], ARGV[2], settle)
 
 local mine = {id = me, wanted = math.min(used + waiting, limit), number = -1}
-local all, taken, demand = {mine}, 0, used + waiting
+local all, taken, demand, given_limit = {mine}, 0, used + waiting, limit
 local state = redis.call('HGETALL', KEYS[1])
 for i = 1, #state, 2 do
   if string.sub(state[i], 1, 2) == 'p:' then
-    local given, wanted, ends, seen = string.match(state[i + 1], '(%d+) (%d+) (%d+) (%d+)')
+    local given, wanted, ends, seen, theirs = string.match(state[i + 1], '(%d+) (%d+) (%d+) (%d+) (%d+)')
     if state[i] == me then
       mine.number = tonumber(seen)
     elseif tonumber(ends) <= now then
       redis.call('HDEL', KEYS[1], state[i])
     else
-      all[#all + 1] = {id = state[i], wanted = math.min(tonumber(wanted), limit)}
+      all[#all + 1] = {id = state[i], wanted = tonumber(wanted)}
       taken, demand = taken + tonumber(given), demand + tonumber(wanted)
+      limit = math.min(limit, tonumber(theirs))  -- the strictest of the living holds for all
     end
   end
 end
+for _, each in ipairs(all) do each.wanted = math.min(each.wanted, limit) end
 if number < mine.number then return {generation, -1, 0, 0, #all} end
 
 -- The level up to which everybody gets what it wants.
@@ -92,7 +94,8 @@ local given = math.max(used, allowed)
 if given == 0 and waiting == 0 and ARGV[10] == '1' then
   redis.call('HDEL', KEYS[1], me)
 else
-  redis.call('HSET', KEYS[1], me, string.format('%d %d %.0f %d', given, used + waiting, now + lease, number))
+  redis.call('HSET', KEYS[1], me, string.format('%d %d %.0f %d %d', given, used + waiting, now + lease, number,
+    given_limit))
 end
 redis.call('PEXPIRE', KEYS[1], math.ceil(2 * (lease + settle) / 1000))
 return {generation, allowed, demand > limit and 1 or 0, math.max(0, math.ceil(settled - now)), #all}
@@ -114,9 +117,9 @@ class RedisInFlight(Shared):
     between processes they are shared equally by need.
 
     A process that dies loses its places when its lease ends; a living one renews it. Until then they count, because
-    its tasks are still at the service: choose a lease that is not shorter than your longest solve, and no more than
-    `limit` tasks are at the service whatever happens. While Redis is away a process goes on with the places that it
-    holds, until its lease ends by its own clock.
+    its tasks are still at the service. While Redis is away a process goes on with the places that it holds, for half a
+    lease by its own clock. So choose a lease of twice your longest solve: then no more than `limit` tasks are at the
+    service, whoever dies and whatever is cut off.
 
     If Redis has lost its memory, or another server has taken over, no process gets more places than it uses for half a
     lease: by then all living processes have said what they hold. What is lost is the places of processes that died
@@ -125,7 +128,8 @@ class RedisInFlight(Shared):
     Args:
         redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`
             that is open while the object is used.
-        limit: The most tasks in flight, for all together. All must use the same.
+        limit: The most tasks in flight, for all together. If processes disagree the strictest limit that a living one
+            gave holds for all.
         name: Whoever uses the same name shares the bound.
         lease: Seconds (or a `timedelta`) after which the places of a silent process are free. All should use the same.
         timeout: How long Redis may take to connect, or to answer, in seconds.
@@ -268,7 +272,7 @@ class RedisInFlight(Shared):
             self._link.tell(RedisStateLost, until=anyio.current_time() + settling / 1e6)
         if allowed >= 0:
             self._allowed = int(allowed)
-            self._holds_until = self._visited_at + 0.95 * self._lease
+            self._holds_until = self._visited_at + 0.5 * self._lease  # what is begun then ends within the lease
             self._admit()
 
     async def _ask(self, said: tuple[int, int], *, leaving: bool = False) -> list[int]:

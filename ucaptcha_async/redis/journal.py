@@ -39,7 +39,7 @@ _TRIES = 30
 _SIZES = """
 local function sizes()
   return redis.call('HLEN', KEYS[2]) .. ' ' .. redis.call('HLEN', KEYS[3]) .. ' ' .. redis.call('ZCARD', KEYS[4])
-    .. ' ' .. redis.call('ZCARD', KEYS[5])
+    .. ' ' .. redis.call('ZCARD', KEYS[5]) .. ' ' .. redis.call('HLEN', KEYS[6])
 end
 """
 
@@ -49,14 +49,18 @@ _HEAD = (
     + """
 local lease, life, owner = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local generation, lost, count = mark(ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]))
-local known = redis.call('HGET', KEYS[1], 'sizes')
-if known and known ~= sizes() then  -- another key of this journal is gone
+if (redis.call('HGET', KEYS[1], 'sizes') or '0 0 0 0 0') ~= sizes() then  -- a key of this journal is gone alone
   lost = true
   redis.call('HSET', KEYS[1], 'lost', '1')
 end
 local written = string.match(redis.call('HGET', KEYS[6], owner) or '', ' (.+)') or ''
-local function renew()
-  redis.call('HSET', KEYS[6], owner, string.format('%.0f %s', now + lease, written))
+local function renew(leaving)
+  if leaving then
+    redis.call('HDEL', KEYS[6], owner)
+  else
+    redis.call('HSET', KEYS[6], owner, string.format('%.0f %s', now + lease, written))
+  end
+  redis.call('HSET', KEYS[1], 'count', count, 'sizes', sizes())
   for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, life) end
 end
 """
@@ -66,13 +70,14 @@ LOAD = (
     _HEAD
     + """
 local wanted, alive, rows, holders = cjson.decode(ARGV[8]), {}, {}, {}
-if ARGV[9] == '1' then redis.call('HDEL', KEYS[6], owner) else renew() end
 local owners = redis.call('HGETALL', KEYS[6])
 for i = 1, #owners, 2 do
   local ends = tonumber(string.match(owners[i + 1], '%d+'))
-  if ends > now then alive[#alive + 1] = owners[i] end
+  -- While Redis was down nobody could renew a lease.
+  if ends > now or uptime < lease then alive[#alive + 1] = owners[i] end
   if ends < now - 86400000000 then redis.call('HDEL', KEYS[6], owners[i]) end
 end
+renew(ARGV[9] == '1')
 for i, id in ipairs(wanted[1]) do rows[i] = redis.call('HGET', KEYS[2], id) or '' end
 for i, name in ipairs(wanted[2]) do
   local id = redis.call('HGET', KEYS[3], name)
@@ -112,7 +117,6 @@ end
 for name, id in pairs(change.hold) do redis.call('HSET', KEYS[3], name, id) end
 if ARGV[8] ~= '' then written = ARGV[8] end
 count = count + 1
-redis.call('HSET', KEYS[1], 'count', count, 'sizes', sizes())
 renew()
 return {generation, run, count, 'written'}
 """
@@ -542,7 +546,7 @@ def _open(row: Row) -> str:
 def _raw(row: Row) -> str:
     task_id = [row.task_id, 1] if isinstance(row.task_id, NumericId) else row.task_id
     start = [row.account, row.host, row.key, row.type, row.state, row.owner, task_id]
-    end = [row.cost, row.error_code, row.solve_time, row.created_at, row.updated_at, row.solution]
+    end = [row.cost, row.error_code, row.solve_time, row.created_at, row.updated_at, row.solution, row.context]
     return json.dumps([*start, *end])
 
 

@@ -10,12 +10,13 @@ counts in windows that are longer by as much. That, and bursts of a hundredth, l
 **When Redis forgets.** After a restart, when another server takes over, or when the schedule is gone that a process
 knew, nobody gets a turn for a whole window: what left before no longer counts then.
 
-**What breaks it.** The clock of Redis is set, or processes use different limits under one `name`.
+**What breaks it.** The clock of Redis is set forward.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from array import array
 from bisect import bisect_right
 from collections import deque
@@ -35,8 +36,19 @@ from ucaptcha_async.pacing.quota import Quota, ServerClock
 from .scripts import FORGETFUL, Stamp, new_token, text
 from .store import Client, Link, RedisHook, RedisStateLost, RedisUnavailableError
 
+# Parts of the window:
 LATE = 0.006
-"""How late a turn may be used, as a part of the window."""
+"""How late a turn may be used."""
+AHEAD = 0.05
+"""How far ahead a turn is given at the most: it is used even if Redis forgets it meanwhile."""
+LEAD = 0.04
+"""How much later than at once a process may want its turns."""
+SETTLE = 1.1
+"""How long everybody waits after a loss: a window, and as long as turns from before it may still be used."""
+
+MEMORY = 3_600.0
+"""Seconds without a visit after which Redis forgets the schedule. Long after it is of use, that it is there says that
+nothing was lost."""
 
 # Times are whole microseconds of Redis' clock, spans are microseconds. `next` is when the turn after the last one would
 # be due without a burst; `turns` counts them; `paused` is the end of the latest pause.
@@ -46,8 +58,16 @@ SCRIPT = (
 local wanted, interval, credit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local lead, ahead = tonumber(ARGV[4]), tonumber(ARGV[5])
 local horizon, pause = tonumber(ARGV[6]), tonumber(ARGV[7])
-local state = redis.call('HMGET', KEYS[1], 'next', 'turns', 'paused')
+local settle, farthest, memory, usual = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15], tonumber(ARGV[16])
+local state = redis.call('HMGET', KEYS[1], 'next', 'turns', 'paused', 'interval', 'credit', 'strict')
 local following, turns, paused = tonumber(state[1] or 0), tonumber(state[2] or 0), tonumber(state[3] or 0)
+
+-- If processes have different limits the strictest holds for all, as long as it is remembered.
+local slowest, least, strict = tonumber(state[4] or 0), tonumber(state[5] or math.huge), tonumber(state[6] or 0)
+if now - strict > memory * 1000 then slowest, least = 0, math.huge end
+if usual >= slowest or credit <= least then strict = now end
+slowest, credit = math.max(slowest, usual), math.min(least, credit)
+interval = math.max(interval, slowest)
 
 -- Turns that were not used are given back, if nobody has taken one behind them.
 if state[1] == ARGV[8] then
@@ -55,9 +75,9 @@ if state[1] == ARGV[8] then
   turns = turns - tonumber(ARGV[9])
 end
 if following - now > 2 * horizon then -- the clock was set back
-  following, paused = 0, 0
+  following, paused = now + settle + credit, 0
 end
-local generation, settled = mark(ARGV[11], ARGV[12], 1.05 * tonumber(ARGV[13]))
+local generation, settled = mark(ARGV[11], ARGV[12], settle)
 if settled > now and settled - now <= 2 * horizon then
   paused = math.max(paused, settled)
   following = math.max(following, settled + credit)
@@ -70,15 +90,17 @@ end
 local reply, first = {generation, now, paused, turns}, now + lead
 for turn = 1, wanted do
   local at = math.max(first, following - credit)
-  if turn > 1 and at > first + ahead then break end
+  if at > first + (turn > 1 and ahead or farthest) then break end
   reply[#reply + 1] = math.ceil(at)
   following = math.max(following, first) + interval
   turns = turns + 1
 end
 local text = string.format('%.17g', following)
-redis.call('HSET', KEYS[1], 'next', text, 'turns', turns, 'paused', string.format('%.17g', paused))
-redis.call('PEXPIRE', KEYS[1], math.ceil((math.max(0, following - now) + 2 * horizon) / 1000))
+redis.call('HSET', KEYS[1], 'next', text, 'turns', turns, 'paused', string.format('%.17g', paused),
+  'interval', string.format('%.17g', slowest), 'credit', string.format('%.17g', credit), 'strict', strict)
+redis.call('PEXPIRE', KEYS[1], memory)
 table.insert(reply, 5, text)
+table.insert(reply, 6, math.ceil(math.max(0, following - credit - now)))
 return reply
 """
 )
@@ -127,6 +149,8 @@ class SharedPace(Pace):
     tolerance: float = attrs.field(init=False)
     #: Whether Redis was found to have lost its memory with the latest visit.
     forgot: bool = attrs.field(default=False, init=False)
+    #: When to visit Redis again if the latest visit brought no turn, in seconds from its answer.
+    retry_in: float = attrs.field(default=0.0, init=False)
     _numbered: _Numbered = attrs.field(init=False)
     _turns: deque[_Turn] = attrs.field(factory=deque, init=False)
     _pause_until: float = attrs.field(default=-math.inf, init=False)
@@ -139,6 +163,7 @@ class SharedPace(Pace):
     _clock: ServerClock = attrs.field(factory=ServerClock, init=False)
     _lead: float = attrs.field(default=0.0, init=False)
     _stamp: Stamp = attrs.field(factory=Stamp, init=False)
+    _heard_at: float = attrs.field(default=-math.inf, init=False)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -173,12 +198,18 @@ class SharedPace(Pace):
 
     def ask(self, wanted: int, spacing: float, now: float) -> list[str | int]:
         """The script's arguments for a visit that wants some turns, `spacing` seconds apart."""
+        if now - self._heard_at > 0.9 * MEMORY:  # Redis may have forgotten what we know, and lost nothing
+            self._stamp = Stamp()
         self._told_until = self._pause_until
         pause = max(0.0, self._pause_until - now)
         spans = [spacing, self._credit, self._lead, self.window / 100, self.horizon, pause]
         turns: list[str | int] = [wanted, *(repr(span * 1e6) for span in spans)]
         unused: list[str | int] = [self._left_at, self._unused, repr(self._spacing * 1e6)]
-        return [*turns, *unused, self._stamp.generation, new_token(), repr(self.window * 1e6)]
+        settle, farthest, usual = (
+            repr(span * 1e6) for span in (SETTLE * self.window, AHEAD * self.window, self.interval)
+        )
+        mark: list[str | int] = [self._stamp.generation, new_token(), settle]
+        return [*turns, *unused, *mark, farthest, math.ceil(MEMORY * 1e3), usual]
 
     def take(self, reply: list[Any], spacing: float, sent_at: float, received_at: float) -> float:
         """Take in the script's answer.
@@ -186,7 +217,8 @@ class SharedPace(Pace):
         Returns:
             When the latest pause of any process ends or ended, on our clock.
         """
-        generation, now, paused, number, left_at, *due = reply
+        generation, now, paused, number, left_at, wait, *due = reply
+        self._heard_at = received_at
         self.forgot = self._stamp.see(text(generation))
         if self.forgot:
             self._turns.clear()
@@ -199,7 +231,11 @@ class SharedPace(Pace):
             self._turns.append(_Turn(local, until, number + self._skipped + count))
         # Where the way from Redis takes longer than a turn is good for, ask for later turns.
         in_time = any(turn.until > received_at for turn in self._turns)
-        self._lead = self._lead / 2 if in_time else 1.5 * (received_at - sent_at)
+        if due:
+            self._lead = self._lead / 2 if in_time else min(1.5 * (received_at - sent_at), LEAD * self.window)
+        # Where the next turn is too far ahead to be given, ask shortly before it may be.
+        early = random.uniform(0.4, 0.9) * AHEAD * self.window
+        self.retry_in = 0.0 if due else max(0.001, wait / 1e6 - early)
         self._left_at = text(left_at)
         self._spacing, self._unused = spacing, len(due)
         if self._pause_until > self._told_until:  # it began during the visit: these turns are void, too
@@ -231,7 +267,8 @@ class RedisRateLimiter(RateLimiter):
         redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`
             that is open while the limiter is used.
         name: Whoever uses the same name shares the limit.
-        limit: Requests per window, for all together.
+        limit: Requests per window, for all together. If processes disagree the strictest limit holds for all, until
+            nobody has used it for an hour.
         window: Seconds (or a `timedelta`). Redis must be near enough to answer within a two-hundredth of it at times.
         timeout: How long Redis may take to connect, or to answer, in seconds. A cancelled waiter that has just asked
             still waits for the answer.
@@ -340,7 +377,10 @@ class RedisRateLimiter(RateLimiter):
         if paused_until > received_at:
             self._paused_until = max(self._paused_until, paused_until)
         self._check_clock()
-        await checkpoint_if_cancelled()
+        if self._shared.retry_in:
+            await anyio.sleep(min(self._shared.retry_in, self._pace.horizon / 20))
+        else:
+            await checkpoint_if_cancelled()
 
     def _check_clock(self) -> None:
         """If no answer came fast enough to know Redis' clock as well as the promise needs, say so, after some tries."""

@@ -56,13 +56,15 @@ FAITHFUL = (
 -- The mark of what must not be lost. The caller says which generation it knows, on which run of the server it was
 -- last answered, and how many changes there were then; a server that knows of fewer has lost some. Who knows '?' has
 -- seen none, and expects one.
+-- Generations begin with the time of their birth, so that one from before an accepted loss is known.
+local function birth(generation) return tonumber(string.match(generation, '^%d+') or 0) end
 local function mark(known, fresh, known_run, known_count)
   local state = redis.call('HMGET', KEYS[1], 'generation', 'run', 'count', 'lost', 'accepted')
   local generation, count, lost, accepted = state[1], tonumber(state[3] or 0), state[4] == '1', state[5] == '1'
   local changes = {}
   if known == '?' and generation then known = '' end
   if not generation then
-    generation, lost = fresh, known ~= ''
+    generation, lost = string.format('%.0f.%s', now, fresh), known ~= ''
     changes = {'generation', generation, 'lost', lost and '1' or '0', 'accepted', '0', 'run', run}
   else
     if state[2] ~= run then
@@ -70,7 +72,7 @@ local function mark(known, fresh, known_run, known_count)
     end
     local was = lost
     if known ~= '' and known ~= generation then
-      lost = lost or not accepted
+      lost = lost or not accepted or birth(known) > birth(generation)
     elseif known ~= '' then
       local upto = count
       if known_run ~= run then
@@ -97,7 +99,8 @@ local state = redis.call('HGETALL', KEYS[1])
 for i = 1, #state, 2 do
   if string.sub(state[i], 1, 4) == 'end:' then redis.call('HDEL', KEYS[1], state[i]) end
 end
-redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'run', run, 'lost', '0', 'accepted', '1')
+redis.call('HSET', KEYS[1], 'generation', string.format('%.0f.%s', now, ARGV[1]), 'run', run,
+  'lost', '0', 'accepted', '1')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 )

@@ -11,6 +11,7 @@ import attrs
 
 from ucaptcha_async.budget import Reservation
 from ucaptcha_async.journal import Claim, ClaimKind, Intent, Journal, State
+from ucaptcha_async.journal.records import new_id
 
 from .session import Session
 
@@ -99,6 +100,7 @@ class Lease:
         reservation: Money set aside.
         row: The row of the journal.
         follows: Whether somebody else alive is answerable for the row.
+        submit_id: Names what is reserved and written here, once something is.
     """
 
     session: Session
@@ -107,6 +109,7 @@ class Lease:
     reservation: Reservation | None = None
     row: str | None = None
     follows: bool = False
+    submit_id: str = ""
 
     async def take_place(self) -> None:
         """Wait for a place in flight."""
@@ -122,9 +125,9 @@ class Lease:
     async def reserve(self) -> None:
         """Set money aside. Raises `BudgetExceededError`."""
         if self.session.budget is not None:
-            self.reservation = await self.session.budget.reserve(self.kind)
+            self.reservation = await self.session.budget.reserve(self.kind, submit_id=self._named())
 
-    async def begin(self, key: str | None) -> Claim | None:
+    async def begin(self, key: str | None, context: str | None = None) -> Claim | None:
         """Write the intent, or learn what the journal knows of the key.
 
         Raises:
@@ -133,11 +136,22 @@ class Lease:
         session = self.session
         if session.journal is None:
             return None
-        intent = Intent(account=session.account, host=session.host, type=self.kind, key=key)
+        intent = Intent(
+            account=session.account,
+            host=session.host,
+            type=self.kind,
+            key=key,
+            submit_id=self._named(),
+            context=context,
+        )
         claim = await session.journal.begin(intent, resubmit=session.on_uncertain == "resubmit")
         if claim.mine or claim.kind is ClaimKind.HELD:
             self.row, self.follows = claim.submit_id, not claim.mine
         return claim
+
+    def _named(self) -> str:
+        self.submit_id = self.submit_id or new_id()
+        return self.submit_id
 
     async def accepted(self, task_id: str) -> None:
         """The service has the task."""
@@ -150,6 +164,7 @@ class Lease:
         A parked task keeps its reservation and its row, so that its end can still settle them.
         """
         money, report = _TABLE[fate]
+        taken_up = self.reservation is None and not self.follows
         self.free_place()
         row, follows = self.row, self.follows
         if fate is not Fate.PARKED:
@@ -163,6 +178,10 @@ class Lease:
         if counted and first is False and end.cost is not None:
             # Another process that waits for the same task of the journal has counted it.
             self.session.tally.spent[self.kind] -= end.cost
+        if taken_up and first and self.session.budget is not None and money is not Money.KEEP:
+            cost = end.cost if money is Money.SETTLE else Decimal(0)
+            if cost is not None:
+                await self.session.budget.spend(self.kind, cost, submit_id=row)
 
     async def _settle(self, money: Money, end: End) -> None:
         budget, reservation = self.session.budget, self.reservation

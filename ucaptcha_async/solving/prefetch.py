@@ -32,7 +32,8 @@ from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, Token
 from ucaptcha_async.results import Solution
 from ucaptcha_async.tasks import Task
 
-from .stock import Demand, LeadTime, level
+from .blocks import leave
+from .stock import Demand, RecentMean, level
 
 logger = logging.getLogger("ucaptcha_async")
 
@@ -269,7 +270,8 @@ class Prefetch(Generic[S]):
         if self._stage != "not entered":
             raise ClientStateError(f"the prefetch is {self._stage}: it can be entered once")
         self._demand = Demand(self._clock())
-        self._lead_time = LeadTime(self._solve_time() or LEAD_TIME)
+        self._lead_time = RecentMean(self._solve_time() or LEAD_TIME)
+        self._usable = RecentMean(self._settings.lifetime - self._settings.min_remaining)
         self._due, self._sooner = math.inf, anyio.Event()
         self._group: TaskGroup = anyio.create_task_group()
         await self._group.__aenter__()
@@ -284,18 +286,8 @@ class Prefetch(Generic[S]):
         self._stage = "closed"
         while self._line:
             self._fail(ClientStateError("the prefetch was left while this get waited"))
-        self._group.cancel_scope.cancel()
-        cancelled = anyio.get_cancelled_exc_class()
         try:
-            if isinstance(error, cancelled):
-                return await self._group.__aexit__(kind, error, traceback)
-            # An error of the block's body is not for the group, which would wrap it into an ExceptionGroup.
-            await self._group.__aexit__(None, None, None)
-            return False
-        except cancelled:
-            if error is None or isinstance(error, cancelled):
-                raise
-            return False  # the error goes first; who cancelled will do it again at the next checkpoint
+            return await leave(self._group, kind, error, traceback)
         finally:
             self._under_way = 0
             self._drop_aged(self._clock())
@@ -424,8 +416,8 @@ class Prefetch(Generic[S]):
             return max(0, settings.ready - self._expired)  # begun on entry, once
         if now - last > settings.idle_after:
             return 0
-        usable = settings.lifetime - settings.min_remaining
-        wanted = level(self._rate(now), self._lead_time.mean, usable, settings.service_level, settings.ready)
+        lead_time, usable = self._lead_time.mean, self._usable.mean
+        wanted = level(self._rate(now), lead_time, usable, settings.service_level, settings.ready)
         return min(wanted, 1) if self._failures.in_a_row > 1 else wanted
 
     def _rate(self, now: float) -> float:
@@ -505,6 +497,7 @@ class Prefetch(Generic[S]):
             solution = attrs.evolve(solution, lifetime=self._settings.lifetime)
         made_at = now - solution.age  # the wall clock is asked once, as it may jump later
         token = _Token(solution, made_at + self._settings.lifetime - self._settings.min_remaining)
+        self._usable.observe(now, max(0.0, token.good_until - now))
         if token.good_until <= now:
             self._expire(token)
             return False

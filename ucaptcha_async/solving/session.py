@@ -18,20 +18,23 @@ from ucaptcha_async.budget import SharedBudget
 from ucaptcha_async.errors import APIConnectionError, ClientStateError, JournalError, UCaptchaError
 from ucaptcha_async.events import (
     ConnectionsDistrusted,
+    Context,
     Event,
     Hook,
     JournalFailed,
+    Requested,
     ServiceReached,
     ServiceUnreachable,
     SubmitsHeld,
     SubmitsResumed,
 )
 from ucaptcha_async.journal import Journal
-from ucaptcha_async.pacing import Breaker, InFlightBound
+from ucaptcha_async.pacing import Breaker, InFlight, InFlightBound
 from ucaptcha_async.pacing.event_loop import EventLoop
 from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
-from ucaptcha_async.transport.api import Api
+from ucaptcha_async.transport.api import Answer, Api
+from ucaptcha_async.transport.exchange import Exchange
 
 from .type_search import TypeNames
 
@@ -53,6 +56,7 @@ REMEMBERED_TASKS = 10_000
 class Call(Protocol):
     """A call that is under way, as the session knows it: `Job` is one."""
 
+    number: int
     key: str | None
     task_id: str | None
     secrets: tuple[str, ...]
@@ -97,6 +101,8 @@ class Session:
     Attributes:
         loop: The event loop that the client was entered in.
         running: The calls that are under way.
+        submitting: The submits that are on their way: as many as there are connections. The others wait while they are
+            small, before anything of their request is made.
         open: The ids of the tasks at the service that a job here is answerable for.
         asking: Who asks for a task just now, by its id.
         abandoned: Ids of paid tasks that nobody here waits for any more.
@@ -116,6 +122,7 @@ class Session:
     on_uncertain: OnUncertain
     cancel_grace: float
     type_names: TypeNames
+    submitting: InFlight
     on_event: Hook | None
     loop: EventLoop = attrs.field(init=False)
     rng: Random = attrs.field(factory=Random)
@@ -137,17 +144,38 @@ class Session:
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
     _dropped: deque[tuple[Callable[[], None], str | None]] = attrs.field(factory=deque)
 
-    def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> None:
-        """Tell the hook, if there is one."""
+    def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> Context | None:
+        """Tell the hook, if there is one; what it wants to be kept with the solve."""
         if self.on_event is None:
-            return
+            return None
         if job is not None:
-            details |= {"task_type": job.kind, "task_id": job.task_id, "key": job.key}
+            of_job = {"task_type": job.kind, "task_id": job.task_id, "key": job.key, "solve_id": job.number}
+            details = of_job | details
         event = kind(at=self.loop.time(), **details)
         try:
-            self.on_event(event)
+            said = self.on_event(event)
         except Exception:
             logger.exception("on_event raised; the solve goes on")
+            return None
+        return said if isinstance(said, Context) else None
+
+    async def ask(self, job: Call, exchange: Exchange, believed: str | None = None) -> Answer:
+        """Ask the service about a task, and tell the hook how it went. See `Api.ask`."""
+        try:
+            answer = await self.api.ask(exchange, believed)
+        except BaseException as error:
+            reason = type(error).__name__ if isinstance(error, Exception) else "Cancelled"
+            code = error.error_code if isinstance(error, UCaptchaError) else None
+            self._requested(job, exchange, reason=reason, error_code=code)
+            raise
+        self._requested(job, exchange, status=answer.status, task_id=job.task_id or answer.task_id)
+        return answer
+
+    def _requested(self, job: Call, exchange: Exchange, **end: str | None) -> None:
+        if self.on_event is not None and exchange.permitted:
+            endpoint, status = exchange.path.removeprefix("/"), exchange.status
+            seconds = 0.0 if exchange.sent_at is None else self.loop.time() - exchange.sent_at
+            self.emit(Requested, job, endpoint=endpoint, host=self.host, seconds=seconds, http_status=status, **end)
 
     def count_cost(self, kind: str, task_id: str | None, cost: Decimal | None) -> bool:
         """Count what a solved task cost, once, however many waited for it; whether it was counted now."""
@@ -209,6 +237,11 @@ class Session:
         with anyio.move_on_after(seconds):
             await event.wait()
         return event.is_set()
+
+    async def until_submits_go_on(self) -> None:
+        """Wait until a new submit would not have to wait for those before it."""
+        await self.submitting.acquire()
+        self.submitting.release()
 
     def held(self, holds: bool) -> None:
         """Submits are held back because it is not the service that answers, or let go again."""

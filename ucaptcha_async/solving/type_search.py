@@ -172,6 +172,8 @@ class Search:
 
     async def choose(self) -> None:
         """Set `name`: a name that is known to be good, or as the scout the next to try."""
+        if not self.names:
+            return
         waited = False
         while not self._scouts and self._scouting.busy and not self._good(self._next()):
             await self._scouting.turn()

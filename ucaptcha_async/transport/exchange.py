@@ -70,6 +70,8 @@ class Exchange:
         sent: Whether the service may have received something of the request.
         sent_at: When it departed.
         withdrawn: Whether nobody waits for it any more: if it is not written yet, it must not be written.
+        admitted: Whether it may leave, asked up to the moment when it does.
+        recalled: Whether it did not leave because it was not admitted any more.
         task_id: The task that it asks for.
         status: The HTTP status of the answer, once there is one.
         code: The error code in the answer, as it came.
@@ -89,6 +91,8 @@ class Exchange:
     sent: bool = attrs.field(default=False, init=False)
     sent_at: float | None = attrs.field(default=None, init=False)
     withdrawn: bool = attrs.field(default=False, init=False)
+    admitted: Callable[[], bool] | None = attrs.field(default=None, init=False, repr=False)
+    recalled: bool = attrs.field(default=False, init=False)
     task_id: str | None = attrs.field(default=None, init=False)
     status: int | None = attrs.field(default=None, init=False)
     code: str | None = attrs.field(default=None, init=False, repr=False)
@@ -96,7 +100,12 @@ class Exchange:
     in_protocol: bool = attrs.field(default=False, init=False)
 
     async def permit(self) -> None:
-        """Wait for a permit that is fresh. A stale one is given up."""
+        """Wait for a permit that is fresh. A stale one is given up.
+
+        Raises:
+            UnansweredError: If it is not to be sent any more.
+        """
+        self._check()
         if self.permitted:
             if self.clock() <= self.permitted_at + PERMIT_LIFETIME:
                 return
@@ -104,6 +113,7 @@ class Exchange:
             self.limiter.lost()
         await self.limiter.acquire()
         self.permitted, self.permitted_at = True, self.clock()
+        self._check()
 
     def depart(self) -> bool:
         """Count the request as sent, right before its first byte is written.
@@ -112,15 +122,21 @@ class Exchange:
             Whether it may be written now. If not, its permit went stale, and nothing was sent.
 
         Raises:
-            UnansweredError: If it was withdrawn.
+            UnansweredError: If it is not to be sent any more.
         """
-        if self.withdrawn:
-            raise UnansweredError("withdrawn before it was sent")
+        self._check()
         now = self.clock()
         if now > self.permitted_at + PERMIT_LIFETIME:
             return False
         self.sent, self.sent_at = True, now
         return True
+
+    def _check(self) -> None:
+        if self.withdrawn:
+            raise UnansweredError("withdrawn before it was sent")
+        if self.admitted is not None and not self.admitted():
+            self.recalled = True
+            raise UnansweredError("held back before it was sent")
 
     def clean(self, text: str) -> str:
         """Take this request's secrets out of a text."""

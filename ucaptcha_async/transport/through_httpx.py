@@ -71,6 +71,7 @@ class ThroughHttpx:
             extensions={"timeout": self._timeout, EXCHANGE: exchange},
         )
         response = await self._client.send(request, stream=True, auth=self._auth, follow_redirects=False)
+        response.stream = None  # it refers to its response: a circle, which only the garbage collector would find
         reply: Reply = response.extensions[REPLY]
         return reply
 
@@ -145,7 +146,8 @@ class Injected:
         raise failure
 
     async def _reply(self, exchange: Exchange, dispatch: _Dispatch) -> Reply:
-        headers = {"content-type": "application/json"}
+        # What `decompressed` can undo, whatever the client could.
+        headers = {"content-type": "application/json", "accept-encoding": "gzip, deflate"}
         request = self._client.build_request(
             "POST", self._base_url + exchange.path, content=exchange.body, headers=headers, extensions=None
         )
