@@ -826,7 +826,7 @@ async def test_short_forms(setting: Any, money: Any, tmp_path: Path, monkeypatch
 
 
 @virtual
-@pytest.mark.parametrize("where", ["client", "call", "view", "job", "gather", "solve_many"])
+@pytest.mark.parametrize("where", ["client", "call", "view", "job", "wait", "prefetch", "gather", "solve_many"])
 async def test_no_timeout_means_no_limit(where: str) -> None:
     """In the constructor and in every call; what is not given is as the client is set."""
     service = OwnService()
@@ -848,6 +848,16 @@ async def test_no_timeout_means_no_limit(where: str) -> None:
         elif where == "job":
             job = await client.submit(TURNSTILE, timeout=None)
             solution = await job.wait()
+        elif where == "wait":
+            job = await client.submit(TURNSTILE)
+            with pytest.raises(SolveTimeoutError, match="60 s"):
+                await job.wait()
+            solution = await job.wait(timeout=None)
+        elif where == "prefetch":
+            async with client.prefetch(TURNSTILE, ready=1) as tokens:
+                with pytest.raises(SolveTimeoutError, match="60 s"):
+                    await tokens.get()
+                solution = await tokens.get(timeout=None)
         elif where == "gather":
             (outcome,) = await client.gather([TURNSTILE], timeout=None)
             solution = outcome.solution

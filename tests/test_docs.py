@@ -241,6 +241,8 @@ def test_signatures(site: Path) -> None:
         assert re.findall(r"= (?:_\w+|MAX_\w+|NOTHING)", text) == [], page
     client = re.sub(r"<[^>]+>", "", (site / "reference/client/index.html").read_text())
     assert "max_connections: int = 256," in client
+    assert "Job(" not in client  # no program makes one, and its parts are the library's own
+    assert "wait_for_end" not in client
     assert inspect.signature(ucaptcha_async.AsyncClient).parameters["max_in_flight"].default == MAX_IN_FLIGHT
 
 
@@ -320,6 +322,13 @@ async def test_schema(tmp_path: Path) -> None:
     assert [name for row in listed for name in re.findall(r"`(\w+)`", row)] == columns
     assert f"`application_id` {application[0]:#x}" in text
     assert f"`user_version` {version[0]})" in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["index.md", "start.md"])
+def test_the_first_pages_fit_their_boxes(name: str) -> None:
+    """The site shows some 93 characters of code; who begins need not scroll."""
+    for _, _, content in fences(DOCS / name):
+        assert max(map(len, content.splitlines())) <= 92
 
 
 def test_first_example(tmp_path: Path) -> None:

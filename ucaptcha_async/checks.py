@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from enum import Enum
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,6 +17,19 @@ Seconds = float | timedelta
 """A duration: a number of seconds, or a `timedelta`."""
 
 T = TypeVar("T")
+
+
+class ClientDefault(Enum):
+    """The type of `DEFAULT`, which stands for "as the client is set" where `None` means something else."""
+
+    DEFAULT = "client default"
+
+    def __repr__(self) -> str:
+        return "<as the client is set>"
+
+
+DEFAULT = ClientDefault.DEFAULT
+"""As the client is set."""
 
 
 def wrong(
@@ -51,6 +65,13 @@ def seconds(field: str, value: Seconds, *, minimum: float = 0.0, allow_inf: bool
         allowed = f"a number of seconds (float or timedelta) of at least {minimum:g}"
         raise wrong(field, value, allowed, ConfigurationError)
     return number
+
+
+def time_limit(value: Seconds | ClientDefault | None, default: float = math.inf) -> float:
+    """Read a `timeout` as seconds: `None` is no limit. Raises `ConfigurationError`."""
+    if value is DEFAULT:
+        return default
+    return math.inf if value is None else seconds("timeout", value, allow_inf=True)
 
 
 def whole(field: str, value: int, *, minimum: int = 1, error: type[UCaptchaError] = ConfigurationError) -> int:

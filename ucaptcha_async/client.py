@@ -6,12 +6,10 @@ import contextlib
 import functools
 import inspect
 import logging
-import math
 import os
 import ssl
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from decimal import Decimal
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
@@ -19,7 +17,7 @@ import anyio
 import attrs
 
 from .budget import Budget, LocalBudget, Money, SharedBudget
-from .checks import Seconds, near, seconds, split_url, whole, wrong
+from .checks import DEFAULT, ClientDefault, Seconds, near, seconds, split_url, time_limit, whole, wrong
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError, UCaptchaError
 from .events import Hook
 from .journal import Entry, Journal, fingerprint
@@ -53,19 +51,6 @@ BASE_URL = "https://api.ucaptcha.net"
 
 MAX_IN_FLIGHT = 5_000
 """The default bound on tasks at the service; the signature says it as a number, for those who read it."""
-
-
-class ClientDefault(Enum):
-    """The type of `DEFAULT`, which stands for "as the client is set" where `None` means something else."""
-
-    DEFAULT = "client default"
-
-    def __repr__(self) -> str:
-        return "<as the client is set>"
-
-
-DEFAULT = ClientDefault.DEFAULT
-"""As the client is set."""
 
 
 @attrs.frozen(kw_only=True)
@@ -301,7 +286,7 @@ class AsyncClient:
             ConfigurationError: `timeout` is out of its range.
         """
         session = self._ready()
-        allowed = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        allowed = time_limit(timeout)
         before = len(session.abandoned)
         ended = await session.drain(allowed)
         outcomes = tuple(outcome_of(job, result, index) for index, (job, result) in enumerate(ended))
@@ -874,8 +859,7 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 def _options(base: Options, **changes: Any) -> Options:
     given = {name: value for name, value in changes.items() if value is not DEFAULT}
     if "timeout" in given:
-        timeout = given["timeout"]
-        given["timeout"] = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        given["timeout"] = time_limit(given["timeout"])
     if "attempts" in given:
         whole("attempts", given["attempts"])
     for name in ("selection_mode", "retry_selection_mode"):

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds
+from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, time_limit
 from ucaptcha_async.errors import (
     APIConnectionError,
     Attempt,
@@ -152,13 +152,14 @@ class Job(Generic[S]):
 
     # --- what a program calls -----------------------------------------------------------------------------------------
 
-    async def wait(self, timeout: Seconds | None = None) -> S:
+    async def wait(self, timeout: Seconds | ClientDefault | None = DEFAULT) -> S:
         """Wait for the solution, through whatever faults, until the deadline.
 
         A job that timed out or whose waiter was cancelled can be waited for again.
 
         Args:
-            timeout: Seconds from now (`float` or `timedelta`). Default: the timeout of the call that made the job.
+            timeout: Seconds from now (`float` or `timedelta`); `None` for no limit. Default: the timeout of the call
+                that made the job.
 
         Raises:
             SolveTimeoutError: Not solved in time. It may still be: wait again.
@@ -171,7 +172,7 @@ class Job(Generic[S]):
             return self.solution
         if self.scope is not None:
             raise ClientStateError("another task is waiting for this job already", task_id=self.task_id)
-        allowed = self.options.timeout if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        allowed = time_limit(timeout, self.options.timeout)
         self.session.check_open(self.task_id)
         return await self.run(self.wait_for_end(), allowed)
 

@@ -17,7 +17,7 @@ import attrs
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import Seconds, seconds, whole, wrong
+from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, seconds, time_limit, whole, wrong
 from ucaptcha_async.errors import (
     AccountError,
     APIConnectionError,
@@ -308,14 +308,14 @@ class Prefetch(Generic[S]):
 
     # --- what a program calls -----------------------------------------------------------------------------------------
 
-    async def get(self, timeout: Seconds | None = None) -> S:
+    async def get(self, timeout: Seconds | ClientDefault | None = DEFAULT) -> S:
         """Take a token: at once, if one is ready. Else wait in line; first come, first served.
 
         It is good for `min_remaining` more seconds at least. Cancelling a `get` loses no token.
 
         Args:
-            timeout: Seconds to wait at the most (`float` or `timedelta`); 0 takes a token only if one is ready.
-                Default: the timeout of one solve.
+            timeout: Seconds to wait at the most (`float` or `timedelta`); `None` for no limit; 0 takes a token only if
+                one is ready. Default: the timeout of one solve.
 
         Raises:
             SolveTimeoutError: None came in time. Its `__cause__` is the last error of a solve, if there was one.
@@ -325,7 +325,7 @@ class Prefetch(Generic[S]):
             APIConnectionError: A setting, of TLS or of a proxy, keeps requests from the service.
             ClientStateError: The block is not entered, or was left.
         """
-        allowed = self._settings.timeout if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        allowed = time_limit(timeout, self._settings.timeout)
         self._check_open()
         await checkpoint_if_cancelled()
         waiter = self._join()

@@ -50,7 +50,7 @@ class Solution:
         solve_time: How long the service took, seconds; `None` if it did not say.
         polls: How often the client asked for it; 0 for an immediate answer.
         obtained_at: Since when it may exist (UTC): when the service was last asked and had not solved the task yet. A
-            pre-solved token, or that of a task which was taken up by its id, may be older; nobody says how old.
+            pre-solved token, or that of a task which was resumed by its id, may be older; it is not known how much.
         lifetime: How long such a solution is usually accepted, seconds; `None` if it is not known.
             Source: docs/features/lightning-mode.
 
