@@ -87,6 +87,7 @@ class Outcomes(Generic[I, S]):
         if self._done is not None:
             raise RuntimeError("a stream is entered once")
         self._done = signal()
+        self._report = self._ended  # one for all: each waiting solve would hold one of its own
         self._start(FEED, self._feed())
         return self
 
@@ -101,6 +102,7 @@ class Outcomes(Generic[I, S]):
             if error is None:
                 raise  # else the error goes first; who cancelled will do it again at the next checkpoint
         finally:
+            del self._report  # it leads back here
             while self._unread:
                 self._session.unread(self._unread.popleft())
         if error is None and self._broken is not None:
@@ -136,7 +138,7 @@ class Outcomes(Generic[I, S]):
     # --- the tasks of a stream ----------------------------------------------------------------------------------------
 
     def _start(self, index: int, way: Coroutine[Any, Any, None]) -> None:
-        self._running[index] = running = self._session.loop.spawn(way, self._ended, index)
+        self._running[index] = running = self._session.loop.spawn(way, self._report, index)
         if self._leaving:  # the feed was cancelled, and has not heard of it yet
             running.cancel()
 
