@@ -297,7 +297,7 @@ async def test_two_losses(own_server: Server, name: str) -> None:
             with anyio.fail_after(10), pytest.raises(JournalError, match="accept_loss"):
                 await journal.begin(intent("c"))
             await journal.accept_loss()
-        assert (await journal.begin(intent("c"))).kind is ClaimKind.NEW
+            assert (await journal.begin(intent("c"))).kind is ClaimKind.NEW
 
 
 async def test_a_lease_outlives_a_redis_that_was_down(own_server: Server, name: str) -> None:

@@ -39,8 +39,10 @@ from .store import Client, Link, RedisHook, RedisStateLost, RedisUnavailableErro
 # Parts of the window:
 LATE = 0.006
 """How late a turn may be used."""
-AHEAD = 0.05
-"""How far ahead a turn is given at the most: it is used even if Redis forgets it meanwhile."""
+AHEAD = 0.04
+"""How far ahead the first of some turns is given at the most: it is used even if Redis forgets it meanwhile."""
+BATCH = 0.01
+"""How long the turns last that are given at once."""
 LEAD = 0.04
 """How much later than at once a process may want its turns."""
 SETTLE = 1.1
@@ -88,9 +90,11 @@ if pause > 0 then
 end
 
 local reply, first = {generation, now, paused, turns}, now + lead
+local latest = first + farthest
 for turn = 1, wanted do
   local at = math.max(first, following - credit)
-  if at > first + (turn > 1 and ahead or farthest) then break end
+  if at > latest then break end
+  if turn == 1 then latest = at + ahead end  -- the same for everybody, however far ahead it begins
   reply[#reply + 1] = math.ceil(at)
   following = math.max(following, first) + interval
   turns = turns + 1
@@ -202,7 +206,7 @@ class SharedPace(Pace):
             self._stamp = Stamp()
         self._told_until = self._pause_until
         pause = max(0.0, self._pause_until - now)
-        spans = [spacing, self._credit, self._lead, self.window / 100, self.horizon, pause]
+        spans = [spacing, self._credit, self._lead, BATCH * self.window, self.horizon, pause]
         turns: list[str | int] = [wanted, *(repr(span * 1e6) for span in spans)]
         unused: list[str | int] = [self._left_at, self._unused, repr(self._spacing * 1e6)]
         settle, farthest, usual = (
