@@ -90,9 +90,13 @@ class Books:
         return told + sum(entry.state in open_or_given_up and entry.task_id is None for entry in rows)
 
     def nameless(self, work: str) -> int:
-        """How many tasks of a work the journal knows to be solved without knowing their ids."""
+        """How many tasks of a work are known to be solved, by the journal or by the user, and not by their ids."""
         rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return sum(entry.state is State.SOLVED and entry.task_id is None for entry in rows)
+        solutions = [call.solution for call in self.calls[work] if call.solution is not None]
+        return max(
+            sum(entry.state is State.SOLVED and entry.task_id is None for entry in rows),
+            sum(solution.task_id is None for solution in solutions),
+        )
 
     def owner(self, solution: Mapping[str, object]) -> TaskRecord | None:
         """The task that the service gave this solution for. No two have the same."""
