@@ -41,7 +41,7 @@ def _requests(altair: Any, part: Row) -> Any:
             "client": r["client"],
             "at once": r["concurrency"],
             "CPU ms": r["cpu_ms"]["median"],
-            "latency": f"{1000 * r['latency']:.0f} ms latency",
+            "over": "over TLS" if r["scheme"] == "https" else "over plain HTTP",
         }
         for r in part["rows"]
         if r["cpu_ms"] is not None
@@ -54,7 +54,7 @@ def _requests(altair: Any, part: Row) -> Any:
             x=altair.X("at once:Q", scale=altair.Scale(type="log"), title="requests at once"),
             y=altair.Y("CPU ms:Q", scale=altair.Scale(type="log"), title="CPU per request, ms"),
             color=altair.Color("client:N", sort=order, title=None),
-            column=altair.Column("latency:N", title=None),
+            column=altair.Column("over:N", title=None),
         )
         .properties(width=WIDTH, height=HEIGHT)
     )
