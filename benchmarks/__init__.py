@@ -7,6 +7,7 @@
     python -m benchmarks --docs               # also bring docs/benchmarks.md and its charts up to date
     python -m benchmarks --render FILE        # tables and charts again from an earlier results.json
     python -m benchmarks.profile              # where the CPU of one request, or of a whole job, goes
+    python -m benchmarks.scale                # what binds a fleet, by formulae, and a simulation in virtual time
 
 It needs `pip install 'ucaptcha_async[fast,httpx2,report,testing]'`; what is missing is left out and named. The other
 libraries (`peers.txt`) go into environments of their own under `.venv-peers/`, made at the first run; without a package
@@ -27,5 +28,5 @@ How it measures:
 The modules: `harness` (processes, pinning, medians), `child` and `meter` (the measured process; standard library only,
 so that they run in the peers' environments), `hand` (what one would write by hand), `peers`, the parts (`request_cost`,
 `job`, `headline`, `pacing`, `polling`, `journal`, `memory`, `imports`), `targets`, and `report` and `charts` for what
-comes out.
+comes out. Of fleets: `fleet` (real processes), `capacity` (formulae), `virtual_fleet` (simulation), and `scale`.
 """

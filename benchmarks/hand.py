@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,6 +46,46 @@ async def httpx_post(url: str, library: str = "httpx", timeout: float | None = 3
             return (await client.post(url + path, json=body)).json()  # type: ignore[no-any-return]
 
         yield post
+
+
+@asynccontextmanager
+async def bare_post(url: str) -> AsyncIterator[Callable[[str, dict[str, Any]], Awaitable[bytes]]]:
+    """The floor: a protocol of asyncio's that writes a ready request and waits for any bytes. No parser, no checks."""
+    scheme, _, address = url.partition("://")
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    context = ssl.create_default_context() if scheme == "https" else None
+    free: list[tuple[Any, _Bare]] = []
+    opened: list[Any] = []
+
+    async def post(path: str, body: dict[str, Any]) -> bytes:
+        text = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+        if free:
+            transport, protocol = free.pop()
+        else:
+            transport, protocol = await loop.create_connection(_Bare, host, int(port), ssl=context)
+            opened.append(transport)
+        protocol.answer = loop.create_future()
+        transport.write(head + text)
+        try:
+            return await protocol.answer
+        finally:
+            free.append((transport, protocol))
+
+    try:
+        yield post
+    finally:
+        for transport in opened:
+            transport.close()
+
+
+class _Bare(asyncio.Protocol):
+    answer: asyncio.Future[bytes]
+
+    def data_received(self, data: bytes) -> None:
+        if not self.answer.done():
+            self.answer.set_result(data)
 
 
 class Pace:

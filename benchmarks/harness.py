@@ -64,6 +64,7 @@ class Bench:
         peers: The interpreters of the peers, by name.
         client_core: Where clients run; `None` where processes cannot be pinned.
         service_core: Where the service runs.
+        trusted: The certificates of services over TLS, by their URL.
     """
 
     quick: bool = False
@@ -71,6 +72,7 @@ class Bench:
     peers: dict[str, str] = attrs.field(factory=dict)
     client_core: int | None = None
     service_core: int | None = None
+    trusted: dict[str, str] = attrs.field(factory=dict)
 
     def rounds(self, contestants: Sequence[T], runs: int | None = None) -> Iterator[tuple[int, T]]:
         """Every contestant once a round; each round begins with another one."""
@@ -86,6 +88,7 @@ class Bench:
         arguments = {**defaults, **options}
         arguments["no_books_detail"] = not arguments.pop("books_detail")
         with running_service(**arguments) as service:
+            self.trusted[service.url] = str(options.get("certificate") or "")
             yield service
 
     def measure(
@@ -95,7 +98,8 @@ class Bench:
         spec = json.dumps({**arguments, "core": self.client_core})
         command = [python, "-m", "benchmarks.child", f"benchmarks.{place}", spec]
         try:
-            done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=within)
+            variables = environment(self.trusted.get(arguments.get("url", "")))
+            done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=within)
         except subprocess.TimeoutExpired:
             note(f"{place} {arguments}: no result within {within:g} s")
             return None
@@ -140,8 +144,12 @@ def make_bench(*, quick: bool, runs: int | None, peers: dict[str, str]) -> Bench
     )
 
 
-def environment() -> dict[str, str]:
-    """The environment of measured processes: no proxies, no debugging, bytecode is kept, one hash seed."""
+def environment(certificate: str | None = None) -> dict[str, str]:
+    """The environment of measured processes: no proxies, no debugging, bytecode is kept, one hash seed.
+
+    Args:
+        certificate: The file of a certificate to trust.
+    """
     dropped = (
         "http_proxy",
         "https_proxy",
@@ -152,7 +160,8 @@ def environment() -> dict[str, str]:
         "pythonprofileimporttime",
     )
     kept = {name: value for name, value in os.environ.items() if name.lower() not in dropped}
-    return {**kept, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+    trust = {"SSL_CERT_FILE": certificate} if certificate else {}
+    return {**kept, **trust, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
 
 
 def installed(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Import time: `import ucaptcha_async` against its three dependencies alone, in fresh interpreters, in turns."""
+"""Import time: up to a client that is entered, against httpx alone, in fresh interpreters, in turns."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .harness import Bench
 
+DEPENDENCIES_ENTERED = "an httpx.AsyncClient entered; anyio and attrs imported"
+ENTERED = "an AsyncClient entered; Turnstile imported"
 STATEMENTS = {
-    "anyio, attrs, httpx": "import anyio, attrs, httpx",
-    "ucaptcha_async": "import ucaptcha_async",
-    "ucaptcha_async, and a client opened": (
-        "import asyncio, ucaptcha_async as u\n"
+    "import anyio, attrs, httpx": "import anyio, attrs, httpx",
+    "from ucaptcha_async import AsyncClient, Turnstile": "from ucaptcha_async import AsyncClient, Turnstile",
+    DEPENDENCIES_ENTERED: (
+        "import asyncio, anyio, attrs, httpx\n"
         "async def main():\n"
-        "    async with u.AsyncClient('ucap_benchmark'): pass\n"
+        "    async with httpx.AsyncClient(): pass\n"
+        "asyncio.run(main())"
+    ),
+    ENTERED: (
+        "import asyncio\n"
+        "from ucaptcha_async import AsyncClient, Turnstile\n"
+        "async def main():\n"
+        "    async with AsyncClient('ucap_benchmark'): pass\n"
         "asyncio.run(main())"
     ),
 }

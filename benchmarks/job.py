@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from . import hand, peers
+from . import hand, peers, ways
 from .meter import Ledger, Meter, limit
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from .harness import Bench
 
-OURS = {"ours": "httpx", "ours, httpx2": "httpx2", "ours, fast": "fast"}
 BY_HAND = ("httpx by hand", "aiohttp by hand")
 RATE = 1000
 LATENCY = 0.1
-NEEDS = {"ours, fast": "aiohttp", "aiohttp by hand": "aiohttp"}
+BASE = "aiohttp by hand"
+"""What ratios are to, each to that of the same round."""
 
 NUMBERS = (
     *("solved", "failed", "pending", "paid_not_delivered", "wall", "cpu_ms", "cpu_ms_per_request", "core"),
@@ -72,10 +72,11 @@ async def prepared(
     contestant: str, url: str, key: str, site_keys: list[str], ledger: Ledger, rate: int, every: float | None
 ) -> functools.partial[Any]:
     """Import what is needed, so that only the work is measured. Some is imported when a client is opened."""
-    if contestant in OURS:
+    if contestant in ways.OURS:
+        transport = ways.transport(contestant)
         from ucaptcha_async import AsyncClient
 
-        options = {"base_url": url, "transport": OURS[contestant]}
+        options = {"base_url": url, "transport": transport}
         async with AsyncClient(key, **options):  # type: ignore[arg-type]
             pass
         return functools.partial(_ours, key, site_keys, ledger, rate, every, options)
@@ -121,10 +122,7 @@ async def _by_hand(library: str, url: str, key: str, site_keys: list[str], ledge
 
 def contestants(bench: Bench) -> list[str]:
     """Who can be measured here."""
-    from .harness import installed
-
-    here = [name for name in ("ours", "ours, fast", *BY_HAND) if installed(NEEDS.get(name, "httpx"))]
-    return [*here, *bench.peers]
+    return [*ways.here(("ours, httptools", "ours, fast", *BY_HAND)), *bench.peers]
 
 
 def one(bench: Bench, contestant: str, count: int, solve_time: str, seed: int, cap: float, **how: Any) -> Any:
@@ -133,7 +131,8 @@ def one(bench: Bench, contestant: str, count: int, solve_time: str, seed: int, c
 
     dialect = peers.DIALECTS.get(contestant, "ucaptcha")
     limit = 10 * how.get("rate", RATE)
-    with bench.service(dialect=dialect, latency=LATENCY, solve_time=solve_time, seed=seed, rate_limit=limit) as service:
+    options = {"dialect": dialect, "latency": LATENCY, "solve_time": solve_time, "seed": seed, "rate_limit": limit}
+    with bench.service(**options, certificate=how.pop("certificate", None)) as service:
         result = bench.measure(
             "job:measure",
             within=cap + 30,
@@ -198,10 +197,14 @@ def ideal(solve_times: Sequence[float], rate: float) -> float:
 
 
 def summary(
-    client: str, count: int, results: Sequence[dict[str, Any]], ideals: Sequence[float | None]
+    client: str, count: int, results: Sequence[dict[str, Any]], ideals: Sequence[float | None], base: Sequence[Any]
 ) -> dict[str, Any]:
     """One row of the table."""
     from .harness import Figure
+
+    def ratio(name: str) -> Figure | None:
+        pairs = zip(results, base, strict=True)
+        return Figure.of(r[name] / b[name] if b and b[name] and r[name] is not None else None for r, b in pairs)
 
     errors: dict[str, int] = {}
     for result in results:
@@ -213,6 +216,8 @@ def summary(
         "ended": all(result["ended"] for result in results),
         "errors": errors,
         "over_ideal": Figure.of(r["wall"] / i if i else None for r, i in zip(results, ideals, strict=True)),
+        "cpu_ratio": ratio("cpu_ms"),
+        "stall_ratio": ratio("stall_ms"),
         **{name: Figure.of(result[name] for result in results) for name in NUMBERS},
     }
 
@@ -242,14 +247,14 @@ def compare(
         if result["solve_times"] is not None:
             least.setdefault(number, ideal(result["solve_times"], how.get("rate", RATE)))
         found[name].append((number, result))
-    return [
-        {
-            **summary(name, count, [r for _, r in results], [least.get(number) for number, _ in results]),
-            "ideal": least.get(0),
-        }
-        for name, results in found.items()
-        if results
-    ]
+    base = dict(found.get(BASE, ()))
+    rows = []
+    for name, results in found.items():
+        numbers, measured = [number for number, _ in results], [result for _, result in results]
+        ideals, others = [least.get(number) for number in numbers], [base.get(number) for number in numbers]
+        if measured:
+            rows.append({**summary(name, count, measured, ideals, others), "ideal": least.get(0)})
+    return rows
 
 
 def run(bench: Bench) -> dict[str, Any]:

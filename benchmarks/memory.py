@@ -3,6 +3,9 @@
 By how much the resident memory of the client's process grows from 2,000 to 10,000 accepted tasks that nobody has asked
 for yet, shared out. At most 200 are on their way to the service at a time. "A task that sleeps" is the floor: an event
 loop's own task with a deadline and nothing else.
+
+And how many objects the garbage collector has to look at for each: `len(gc.get_objects())` after `gc.collect()`, with
+2,000 waiting against 1,000, the task objects made beforehand.
 """
 
 from __future__ import annotations
@@ -38,6 +41,53 @@ def measure(way: str, backend: str, url: str, key: str, count: int) -> dict[str,
     return result
 
 
+def count(way: str, url: str, key: str) -> dict[str, Any]:
+    """Start the solves and count what the garbage collector sees."""
+    import anyio
+
+    result: dict[str, Any] = anyio.run(functools.partial(_count, way, url, key))
+    return result
+
+
+async def _count(way: str, url: str, key: str) -> dict[str, Any]:
+    """Plain tasks of asyncio, as `asyncio.gather` makes them; `solve_many` makes its own."""
+    import asyncio
+
+    import anyio
+
+    counts: list[int] = []
+    running: list[asyncio.Task[Any]] = []
+    async with _way(way, url, key) as (start, waiting):
+        group = _PlainTasks(running)
+        started = 0
+        for stage in (200, 1_000, 2_000):  # the first opens the connections
+            while started < stage:
+                if started - waiting() < AHEAD:
+                    await start(group, started)
+                    started += 1
+                else:
+                    await anyio.sleep(0.001)
+            while waiting() < stage:  # noqa: ASYNC110 - an event would have to live in the client
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.1)
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+    return {"each": (counts[2] - counts[1]) / 1_000}
+
+
+class _PlainTasks:
+    def __init__(self, running: list[Any]) -> None:
+        self._running = running
+
+    def start_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
+        import asyncio
+
+        self._running.append(asyncio.create_task(function(*arguments)))
+
+
 async def _weigh(way: str, url: str, key: str, count: int) -> dict[str, Any]:
     import anyio
 
@@ -70,7 +120,7 @@ async def _way(way: str, url: str, key: str) -> AsyncIterator[tuple[Start, Calla
 
         async def sleep_on() -> None:
             nonlocal sleeping
-            with anyio.fail_after(3600):
+            with anyio.move_on_after(3600):
                 sleeping += 1
                 await anyio.sleep(3000)
 
@@ -87,8 +137,10 @@ async def _way(way: str, url: str, key: str) -> AsyncIterator[tuple[Start, Calla
 
 
 def _one_by_one(client: AsyncClient, kind: type[RecaptchaV2]) -> Start:
+    tasks = [kind(website_url=PAGE, website_key=f"site-key-{number}") for number in range(COUNT)]
+
     async def start(group: Any, number: int) -> None:
-        group.start_soon(client.solve, kind(website_url=PAGE, website_key=f"site-key-{number}"))
+        group.start_soon(client.solve, tasks[number])
 
     return start
 
@@ -97,6 +149,7 @@ def _one_stream(client: AsyncClient, kind: type[RecaptchaV2]) -> Start:
     import anyio
 
     send, receive = anyio.create_memory_object_stream[Any](AHEAD)
+    tasks = [kind(website_url=PAGE, website_key=f"site-key-{number}") for number in range(COUNT)]
 
     async def drain() -> None:
         async with client.solve_many(receive, max_pending=100_000) as outcomes:
@@ -106,7 +159,7 @@ def _one_stream(client: AsyncClient, kind: type[RecaptchaV2]) -> Start:
     async def start(group: Any, number: int) -> None:
         if number == 0:
             group.start_soon(drain)
-        await send.send(kind(website_url=PAGE, website_key=f"site-key-{number}"))
+        await send.send(tasks[number])
 
     return start
 
@@ -130,5 +183,18 @@ def run(bench: Bench) -> dict[str, Any]:
             )
             if result is not None:
                 found[way, backend].append(result["bytes"] / 1000)
+        objects = _objects(bench, service.url)
     rows = [{"way": way, "backend": backend, "kb": Figure.of(values)} for (way, backend), values in found.items()]
-    return {"count": COUNT, "rows": rows}
+    return {"count": COUNT, "rows": rows, "objects": objects}
+
+
+def _objects(bench: Bench, url: str) -> list[dict[str, Any]]:
+    from .harness import KEY
+
+    found: dict[str, float | None] = {}
+    for way in WAYS:
+        result = bench.measure("memory:count", within=120, way=way, url=url, key=KEY)
+        found[way] = None if result is None else result["each"]
+    floor = found[WAYS[-1]]
+    more = {way: None if each is None or floor is None else each - floor for way, each in found.items()}
+    return [{"way": way, "each": found[way], "more": more[way] if way != WAYS[-1] else None} for way in WAYS]

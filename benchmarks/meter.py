@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TICK = 0.01
+TICK = 0.005
 MARK = "RESULT "
 
 

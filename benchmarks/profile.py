@@ -1,9 +1,8 @@
 """Where the CPU goes.
 
-    python -m benchmarks.profile                          # polls, 100 at once, on httpx
-    python -m benchmarks.profile --transport fast --concurrency 1000
+    python -m benchmarks.profile                          # polls, 100 at once
+    python -m benchmarks.profile --client 'ours, h11' --concurrency 1000
     python -m benchmarks.profile job --count 2000         # whole solves: submits, waits, polls
-    python -m benchmarks.profile layers                   # the same poll at each layer, from a bare socket upwards
     python -m benchmarks.profile connections              # what `max_connections` does at the documented pace
     python -m benchmarks.profile requests --calls 40      # cProfile's list as well (it distorts: many small calls)
 
@@ -26,13 +25,12 @@ import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from . import hand, job, request_cost
+from . import hand, job, request_cost, ways
 from .harness import KEY, Bench, make_bench
 from .meter import TICK, Ledger
 from .report import table
@@ -156,160 +154,6 @@ async def solves(url: str, contestant: str, count: int) -> tuple[Sampler, float,
         return sampler, time.process_time() - cpu, 0
 
 
-# --- layers -----------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def bare_socket(url: str, body: bytes) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """An asyncio protocol that writes a ready request and waits for any bytes: the floor."""
-    address = url.removeprefix("http://")
-    host, _, port = address.rpartition(":")
-    head = f"POST /getTaskResult HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    loop = asyncio.get_running_loop()
-    free: list[tuple[Any, _Bare]] = []
-
-    async def call() -> None:
-        pair = free.pop() if free else await loop.create_connection(_Bare, host, int(port))
-        pair[1].answer = loop.create_future()
-        pair[0].write(head + body)
-        await pair[1].answer
-        free.append(pair)
-
-    yield call
-    for transport, _ in free:
-        transport.close()
-
-
-class _Bare(asyncio.Protocol):
-    answer: asyncio.Future[None]
-
-    def data_received(self, data: bytes) -> None:
-        if not self.answer.done():
-            self.answer.set_result(None)
-
-
-@asynccontextmanager
-async def codec_only(url: str, body: bytes) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """h11 alone: one request written and one answer read, no network."""
-    import h11
-
-    text = b'{"errorId":0,"status":"processing"}'
-    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ndate: Mon, 01 Jan 2024 00:00:00 GMT\r\n"
-    answer += b"x-ratelimit-limit: 10000\r\nx-ratelimit-remaining: 9999\r\nx-ratelimit-reset: 1700000000\r\n"
-    answer += b"content-length: %d\r\n\r\n" % len(text) + text
-    headers = [("Host", "127.0.0.1:1"), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-
-    async def call() -> None:
-        connection = h11.Connection(h11.CLIENT)
-        connection.send(h11.Request(method="POST", target="/getTaskResult", headers=headers))
-        connection.send(h11.Data(body))
-        connection.send(h11.EndOfMessage())
-        connection.receive_data(answer)
-        while type(connection.next_event()) is not h11.EndOfMessage:
-            pass
-        await asyncio.sleep(0)
-
-    yield call
-
-
-@asynccontextmanager
-async def inside(url: str, layer: str, transport: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """Our own client, entered at one of its layers. It reaches into private parts, which may move."""
-    from ucaptcha_async.transport.old_exchange import Departure, Sending
-
-    from ucaptcha_async import AsyncClient, ImageToText, RateLimiter, RecaptchaV2
-    from ucaptcha_async.secrecy import SecretBytes
-
-    options: dict[str, Any] = {"transport": transport, "rate_limit": RateLimiter(request_cost.UNLIMITED)}
-    async with AsyncClient(KEY, base_url=url, **options) as client:
-        task = RecaptchaV2(website_url=hand.PAGE, website_key="key")
-        picture = ImageToText(image=b"\x89PNG\r\n\x1a\n" + bytes(200))
-        task_id = (await client.submit(task)).task_id or ""
-        api = client._engine.api
-        http: Any = api.http
-        body = SecretBytes(f'{{"clientKey":"{KEY}","taskId":"{task_id}"}}'.encode())
-        place = url + "/getTaskResult"
-
-        def request() -> Any:
-            return http.polls.build(place, body)
-
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "one connection (the transport alone)": lambda: http.polls.client._transport.handle_async_request(
-                request()
-            ),
-            "httpx client.send over it": lambda: http.polls.client.send(request()),
-            "Http.post (deadline, reply)": lambda: http.post("/getTaskResult", body, Departure(api.limiter)),
-            "Api (limiter, JSON, errors)": lambda: api.get_task_result(task_id),
-            "client.get_task_result": lambda: client.get_task_result(task_id),
-            FIRST_SUBMIT: lambda: api.create_task(task.to_wire(), sending=Sending()),
-            "submit: client.submit": lambda: client.submit(task),
-            "submit: client.solve, solved at once": lambda: client.solve(picture),
-        }
-        yield calls[layer]
-
-
-FIRST_SUBMIT = "submit: Api (limiter, JSON, errors)"
-LAYERS = (
-    "one connection (the transport alone)",
-    "httpx client.send over it",
-    "Http.post (deadline, reply)",
-    "Api (limiter, JSON, errors)",
-    "client.get_task_result",
-    FIRST_SUBMIT,
-    "submit: client.submit",
-    "submit: client.solve, solved at once",
-)
-
-
-async def cost(call: Callable[[], Awaitable[object]], concurrency: int, seconds: float) -> float:
-    """CPU microseconds of one call."""
-    done = 0
-
-    async def worker() -> None:
-        nonlocal done
-        while True:
-            await call()
-            done += 1
-
-    async with asyncio.TaskGroup() as group:
-        workers = [group.create_task(worker()) for _ in range(concurrency)]
-        await asyncio.sleep(0.3)
-        first, cpu = done, time.process_time()
-        await asyncio.sleep(seconds)
-        result = 1e6 * (time.process_time() - cpu) / max(done - first, 1)
-        for task in workers:
-            task.cancel()
-    return result
-
-
-async def layers(url: str, transport: str, concurrency: int, seconds: float, rounds: int = 5) -> str:
-    """The least of some rounds at each layer, and what each adds."""
-    from .harness import installed
-
-    body = f'{{"clientKey":"{KEY}","taskId":"unknown"}}'.encode()
-    opened: dict[str, Callable[[], Any]] = {
-        "h11 alone, no network": lambda: codec_only(url, body),
-        "bare asyncio protocol": lambda: bare_socket(url, body),
-    }
-    for layer in LAYERS if transport != "fast" else LAYERS[2:]:
-        opened[layer] = functools.partial(inside, url, layer, transport)
-    others = [name for name in (*request_cost.STOCK, "aiohttp") if installed(request_cost.NEEDS.get(name, "httpx"))]
-    for name in others:
-        opened[name] = functools.partial(request_cost.caller, name, url, KEY)
-    found: dict[str, list[float]] = {name: [] for name in opened}
-    for _ in range(rounds):
-        for name, open_ in opened.items():
-            async with open_() as call:
-                found[name].append(await cost(call, concurrency, seconds))
-    rows, before = [], 0.0
-    for name, times in found.items():
-        least = min(times)
-        adds = f"{least - before:+.0f}" if name in LAYERS and name != FIRST_SUBMIT else ""
-        rows.append([name, f"{least:.0f}", adds])
-        before = least
-    return table([f"µs of CPU, {concurrency} at once, {transport}", "in all", "more than the line above"], rows)
-
-
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
@@ -357,8 +201,8 @@ def compare_connections(bench: Bench, seconds: float) -> str:
 def main() -> None:
     """Profile what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description="Where the CPU goes.")
-    parser.add_argument("what", nargs="?", choices=("requests", "job", "layers", "connections"), default="requests")
-    parser.add_argument("--transport", choices=("httpx", "httpx2", "fast"), default="httpx")
+    parser.add_argument("what", nargs="?", choices=("requests", "job", "connections"), default="requests")
+    parser.add_argument("--client", choices=(*ways.OURS, "aiohttp", "aiohttp by hand"), default="ours, fast")
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--latency", type=float, default=0.0, help="of the service, in seconds")
     parser.add_argument("--seconds", type=float, default=4.0)
@@ -393,15 +237,11 @@ def _move(bench: Bench) -> None:
 
 
 async def _report(options: argparse.Namespace, service: Any) -> str:
-    contestant = f"ours, {options.transport}"
-    if options.what == "layers":
-        return await layers(service.url, options.transport, options.concurrency, options.seconds / 5)
     if options.what == "job":
-        name = "ours" if options.transport == "httpx" else contestant
-        sampler, cpu, _ = await solves(service.url, name, options.count)
+        sampler, cpu, _ = await solves(service.url, options.client, options.count)
         requests_sent = int(str(service.books()["requests"]))
     else:
-        sampler, cpu, requests_sent = await requests(service.url, contestant, options.concurrency, options.seconds)
+        sampler, cpu, requests_sent = await requests(service.url, options.client, options.concurrency, options.seconds)
     return sampler.show(cpu, requests_sent, options.functions)
 
 

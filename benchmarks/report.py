@@ -62,13 +62,14 @@ def environment(results: Row) -> str:
 def requests(result: Row) -> str:
     """CPU and requests per second."""
     parts = []
-    for latency in sorted({row["latency"] for row in result["rows"]}):
-        rows = [row for row in result["rows"] if row["latency"] == latency]
+    for scheme, title in (("http", ""), ("https", ", over TLS")):
+        rows = [row for row in result["rows"] if row["scheme"] == scheme]
         concurrencies = sorted({row["concurrency"] for row in rows})
-        for heading, key, digits in (("CPU ms per request", "cpu_ms", 2), ("requests per second", "rate", 0)):
+        columns = (("CPU ms a request", "cpu_ms", 3), ("CPU / aiohttp", "ratio", 2), ("requests a second", "rate", 0))
+        for heading, key, digits in columns:
             cells = {(row["client"], row["concurrency"]): show(row[key], digits) for row in rows}
             names = list(dict.fromkeys(row["client"] for row in rows))
-            header = [f"{heading}, latency {1000 * latency:.0f} ms", *(f"{c:,} at once" for c in concurrencies)]
+            header = [f"{heading}{title}", *(f"{c:,} at once" for c in concurrencies)]
             parts.append(table(header, ([name, *(cells.get((name, c), "–") for c in concurrencies)] for name in names)))
     return "\n\n".join(parts)
 
@@ -87,12 +88,14 @@ OUTCOME: Sequence[Column] = (
 )
 COST: Sequence[Column] = (
     ("CPU ms a solve", "cpu_ms", 2),
+    ("CPU / aiohttp by hand", "cpu_ratio", 2),
     ("CPU ms a request", "cpu_ms_per_request", 2),
     ("share of a core", "core", 2),
     ("peak memory, MB", "peak_memory_mb", 0),
     ("connections opened", "connections", 0),
     ("threads", "threads", 0),
     ("longest stall, ms", "stall_ms", 0),
+    ("stall / aiohttp by hand", "stall_ratio", 2),
     ("its own CPU at a stretch, ms", "stall_cpu_ms", 0),
     ("longest garbage collection, ms", "collection_ms", 0),
     ("before the first request, ms", "stall_at_first_ms", 0),
@@ -102,11 +105,11 @@ COST: Sequence[Column] = (
 def job(result: Row) -> str:
     """Two tables per size: what came out, and what it cost."""
     parts = []
-    for count in sorted({row["count"] for row in result["rows"]}):
-        rows = [
-            row if row["ended"] else {**row, "over_ideal": "stopped"} for row in result["rows"] if row["count"] == count
-        ]
-        title = f"{count:,} solves at once"
+    sizes = sorted({(row.get("scheme", "http"), row["count"]) for row in result["rows"]})
+    for scheme, count in sizes:
+        every = (row for row in result["rows"] if (row.get("scheme", "http"), row["count"]) == (scheme, count))
+        rows = [row if row["ended"] else {**row, "over_ideal": "stopped"} for row in every]
+        title = f"{count:,} solves at once" + (", over TLS" if scheme == "https" else "")
         parts += [_columns(rows, (title, "client"), OUTCOME), _columns(rows, (title, "client"), COST)]
         parts += [f"Errors of {row['client']}: {_errors(row['errors'])}." for row in rows if row["errors"]]
     return "\n\n".join(parts)
@@ -149,12 +152,14 @@ def polling(result: Row) -> str:
 
 
 def memory(result: Row) -> str:
-    """KB per waiting solve."""
-    return _columns(
+    """KB and objects of a waiting solve."""
+    kilobytes = _columns(
         [{**row, "name": f"{row['way']}, {row['backend']}"} for row in result["rows"]],
         (f"{result['count']:,} waiting", "name"),
         (("KB each", "kb", 1),),
     )
+    columns: Sequence[Column] = (("objects each", "each", 1), ("more than one that sleeps", "more", 1))
+    return kilobytes + "\n\n" + _columns(result["objects"], ("2,000 waiting against 1,000, asyncio", "way"), columns)
 
 
 def journal(result: Row) -> str:
@@ -162,7 +167,7 @@ def journal(result: Row) -> str:
     columns: Sequence[Column] = (
         ("CPU µs a solve without", "without", 0),
         ("with a journal", "with", 0),
-        ("added, %", "added", 1),
+        ("added", "added", 0),
     )
     return _columns(result["rows"], ("solves", "way"), columns)
 
@@ -181,7 +186,7 @@ def reached(results: Row) -> str:
 
 TITLES: Mapping[str, tuple[str, Callable[[Row], str]]] = {
     "requests": ("The cost of a request", requests),
-    "headline": ("5,000 solves in flight at 1,000 requests a second", job),
+    "headline": ("1,000 and 5,000 solves in flight at 1,000 requests a second", job),
     "job": ("The job", job),
     "pacing": ("Pacing", pacing),
     "polling": ("Polling", polling),

@@ -35,7 +35,10 @@ class AttrsSignatures(griffe.Extension):
 def _add_init(cls: griffe.Class) -> None:
     if not any("attrs." in str(decorator.value) for decorator in cls.decorators) or "__init__" in cls.members:
         return
-    running = getattr(importlib.import_module(cls.module.path), cls.name)
+    try:
+        running = getattr(importlib.import_module(cls.module.path), cls.name)
+    except ImportError:  # a module of an extra that is not installed: it is described without its signatures
+        return
     if not attrs.has(running):
         return
     parameters = [*inspect.signature(running).parameters.values()]

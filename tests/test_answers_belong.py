@@ -10,8 +10,11 @@ from contextlib import suppress
 import anyio
 import pytest
 from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
 
+from tests.helpers import KEY, TURNSTILE
 from tests.transport_kit import answered, certificate, exchange, request, response, server, unanswered
+from ucaptcha_async import AsyncClient, SubmitUncertainError
 from ucaptcha_async.transport import pool as pool_module
 from ucaptcha_async.transport.exchange import Sender
 from ucaptcha_async.transport.network import event_loop_clock
@@ -178,6 +181,34 @@ async def test_an_idle_connection_that_the_service_closes(tls: bool) -> None:
     assert told == []
 
 
+@pytest.mark.parametrize(
+    "said", [b"\x15\x03\x03\x00\x02\x02\x28", b"HTTP/1.1 408 Request Timeout\r\n\r\n"], ids=["alert", "plain text"]
+)
+async def test_an_idle_connection_on_which_tls_breaks(said: bytes) -> None:
+    """An alert, or what is no TLS at all: the next request goes over a new connection."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    context = certificate().server
+
+    async def handle(plain: ByteStream) -> None:
+        async with plain:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                stream = await TLSStream.wrap(plain, server_side=True, ssl_context=context, standard_compatible=False)
+                await request(stream)
+                await stream.send(response(b"{}"))
+                await anyio.sleep(0.01)
+                await plain.send(said)
+                await plain.receive()
+
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, handle)
+        way = sender(listener.extra(anyio.abc.SocketAttribute.local_port), tls=True)
+        for submit in (True, False, True):
+            assert (await answered(way, exchange(submit=submit))).first
+            await anyio.sleep(0.05)
+        await way.aclose()
+        tasks.cancel_scope.cancel()
+
+
 @ways
 async def test_session_tickets_are_no_answer(tls: bool) -> None:
     """What TLS itself sends behind a handshake leaves connections in use: 50 requests, one connection."""
@@ -224,3 +255,36 @@ async def test_a_service_that_speaks_first(tls: bool) -> None:
 
     assert "the service spoke before it was asked" == error.reason
     assert not sent.sent
+
+
+@ways
+@pytest.mark.parametrize("between", [0, 2], ids=["at once", "two requests later"])
+async def test_a_solution_that_comes_twice(tls: bool, between: int) -> None:
+    """Read as the answer to another createTask, it is not that task's, and the connection is closed."""
+    solved = b'{"errorId":0,"taskId":"t-%d","status":"ready","solution":{"token":"token-%d"}}'
+    said = [solved % (number, number) for number in range(9)]
+    numbers = iter(range(9))
+    connections = 0
+
+    async def handle(stream: ByteStream) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            createtask = b"createTask" in await request(stream)
+            number = next(numbers) if createtask else None
+            if number == 1:  # again, and too late to be seen before the request
+                await stream.send(response(said[0]))
+            await stream.send(response(b'{"errorId":0,"balance":1}' if number is None else said[number]))
+
+    async with server(handle, tls=tls) as port:
+        url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
+        async with AsyncClient(KEY, base_url=url, transport="fast", ssl_context=certificate().client) as client:
+            first = await client.solve(TURNSTILE)
+            for _ in range(between):
+                await client.get_balance()
+            with pytest.raises(SubmitUncertainError) as caught:
+                await client.solve(TURNSTILE)
+            last = await client.solve(TURNSTILE)
+
+    assert (first.token, caught.value.task_id, last.token) == ("token-0", None, "token-2")
+    assert connections == 2

@@ -132,8 +132,8 @@ def test_wrong_secrets(secret: Any) -> None:
 
 
 def test_misspelt_argument() -> None:
-    """A wrong argument name is answered with the right one."""
-    with pytest.raises(TypeError, match="did you mean 'path_secret'"):
+    """A wrong argument name is refused, in Python's own words."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pathsecret'"):
         CallbackReceiver(URL, pathsecret=SECRET)  # type: ignore[call-arg]
 
 

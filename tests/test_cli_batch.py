@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -546,6 +547,37 @@ def test_drain_ends_in_time(own_service: RunningService, tmp_path: Path, output:
 
     assert time.monotonic() - started < 4
     assert ended.code == Exit.TERMINATED
+    assert "5 tasks are paid for" in ended.err
+    assert read_lines(output) == []
+
+
+def test_sigterm_waits_for_what_is_on_its_way(run_on: Run, tmp_path: Path, output: Path) -> None:
+    """What is submitted just then is answered, waited for and written; nothing is submitted after it."""
+    with running_service(seed=3, speed=20, latency=0.7) as service:
+        tasks = write_lines(tmp_path / "t.jsonl", [task(n) for n in range(60)])
+        process = start(service.url, "batch", tasks, "-o", output, "--max-in-flight", "20", "--drain", "30", *FAST)
+        wait_until(_flying(service, 20))  # accepted, and not yet answered
+        ended = _signalled(process, signal.SIGTERM)
+        books = service.books()
+
+    assert ended.code == Exit.TERMINATED
+    results = read_lines(output)
+    assert {line["status"] for line in results} == {"solved"}
+    assert len(results) == int(str(books["accepted"])) < 60
+    assert books["paid_not_delivered"] == 0
+
+
+def test_ids_are_told_where_there_is_no_journal(own_service: RunningService, tmp_path: Path) -> None:
+    """Results go to standard output, and what is paid for and left is named."""
+    own_service.solve_next(after=60.0, times=3)
+    tasks = write_lines(tmp_path / "t.jsonl", [task(n) for n in range(3)])
+    process = start(own_service.url, "batch", tasks, "-o", "-", "--drain", "0.3", *FAST)
+    wait_until(_flying(own_service, 3))
+    ended = _signalled(process, signal.SIGTERM)
+
+    told = re.findall(r"ucaptcha result (\S+) --wait", ended.err)
+    assert sorted(told) == sorted(entry["id"] for entry in own_service.books(full=True)["task_list"])
+    assert (ended.code, ended.out) == (Exit.TERMINATED, "")
 
 
 def test_interrupt_wakes_a_batch_that_waits_for_input(service: RunningService, output: Path) -> None:

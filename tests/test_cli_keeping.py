@@ -41,7 +41,7 @@ def run(service: RunningService, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
 
 @pytest.fixture
 def output(run: Run, service: RunningService, tmp_path: Path) -> Path:
-    """A batch with a piece of work of each kind: solved, failed, of unknown fate, and paid for but not ended."""
+    """A batch with a job of each kind: solved, failed, of unknown fate, and paid for but not ended."""
     output = tmp_path / "results.jsonl"
     first = write_lines(tmp_path / "a.jsonl", [task(1, key="lost")])
     service.script("createTask", Drop(after=True))

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("cyclopts")
 
 from ucaptcha_async.cli.progress import Meter
+from ucaptcha_async.events import ServiceReached, ServiceUnreachable
 from ucaptcha_async.solving.statistics import ClientStatistics
 
 pytestmark = pytest.mark.virtual_time
@@ -101,3 +102,16 @@ async def test_while_draining_only_what_is_in_flight_counts() -> None:
     assert left(meter, busy) == pytest.approx(10)
     assert left(meter, Statistics(in_flight=0, solve_times=SLOW)) == 0
     assert left(Meter(stops_at=meter.stops_at), busy) == pytest.approx(10)
+
+
+async def test_an_outage_is_remarked_while_it_lasts() -> None:
+    """In the plain lines as well as on a terminal, beside what else there is to remark."""
+    meter, now = Meter(remarks=("stopping",)), anyio.current_time()
+    meter.outage.hear(ServiceUnreachable(at=now, reason="createTask: the name cannot be resolved: unknown"))
+    await anyio.sleep(12)
+    snapshot = meter.snapshot(cast(ClientStatistics, Statistics()))
+    assert snapshot.remarks == ("waiting for the service: the name cannot be resolved: unknown, 12 s", "stopping")
+    assert snapshot.remarks[0] in snapshot.line()
+
+    meter.outage.hear(ServiceReached(at=now + 12, seconds=12))
+    assert meter.snapshot(cast(ClientStatistics, Statistics())).remarks == ("stopping",)

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -75,7 +76,7 @@ class Terminal:
 
 @pytest.fixture
 def slow_service() -> Iterator[str]:
-    with running_service(speed=4, seed=2) as running:
+    with running_service(speed=10, seed=2) as running:
         yield running.url
 
 
@@ -86,7 +87,7 @@ def test_demo_draws_its_progress_and_leaves_the_table() -> None:
 
     drawn = [text for text in terminal.seen if "in flight" in text and "requests/s" in text]
     assert len(drawn) > 3
-    assert any(re.search(r"TurnstileTokenProxyLess +\d+ +\d+ +\d\.\d s", text) for text in drawn)
+    assert any(re.search(r"Turnstile +\d+ +\d+ +\d\.\d s +\d\.\d s +0\.\d+", text) for text in drawn)
     assert "charged once per solved task: yes" in terminal.text
     assert "in flight" not in terminal.text
     assert "task type" in terminal.text
@@ -98,7 +99,7 @@ def test_batch_draws_all_that_it_knows(slow_service: str, tmp_path: Path) -> Non
     with Terminal(slow_service, "batch", tasks, "-o", tmp_path / "r", "--max-in-flight", "10", *FAST) as terminal:
         assert terminal.end() == 0
 
-    fullest = next(text for text in reversed(terminal.seen) if " left" in text and "p50" in text)
+    fullest = next(text for text in reversed(terminal.seen) if re.search(r" left\n(.*\n)+Turnstile .* s ", text))
     assert re.search(r"\b\d+/40\b", fullest)
     for pattern in (
         r"\d+ solved",
@@ -108,6 +109,7 @@ def test_batch_draws_all_that_it_knows(slow_service: str, tmp_path: Path) -> Non
         r"USD 0\.\d+ spent",
         r"[\d.]+ s left",
         r"solved +failed +p50 +p90 +USD",
+        r"Turnstile +\d+ +\d+ +\d+\.\d s +\d+\.\d s +0\.\d+",
     ):
         assert re.search(pattern, fullest), (pattern, fullest)
     assert "40 solved, 0 failed" in terminal.text
@@ -154,3 +156,37 @@ def test_solve_shows_that_it_waits(slow_service: str) -> None:
     assert len(set(shown)) > 2
     assert "waiting" not in terminal.text
     assert "solved in" in terminal.text
+
+
+def test_serve_says_how_to_use_it() -> None:
+    """To people; programs read the address alone."""
+    with Terminal(None, "serve") as terminal:
+        terminal.watch(lambda text: "export" in text)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 0
+
+    [url] = re.findall(r"listening on (\S+)", terminal.text)
+    assert f"export UCAPTCHA_BASE_URL={url} UCAPTCHA_API_KEY=ucap_any" in terminal.text
+
+
+@pytest.mark.parametrize("command", ["solve", "batch"])
+def test_the_live_line_says_that_the_service_is_away(command: str, tmp_path: Path) -> None:
+    """Why, and for how long already; the log told it once, with what happens next."""
+    tasks = write_lines(tmp_path / "t.jsonl", [task(1)])
+    words: dict[str, tuple[str | Path, ...]] = {
+        "solve": ("turnstile", "website-url=https://example.com", "website-key=0x4"),
+        "batch": (tasks, "-o", tmp_path / "r"),
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with Terminal(url, command, *words[command], "--timeout", "2") as terminal:
+        assert terminal.end() == 4
+
+    shown = {seconds for text in terminal.seen for seconds in re.findall(AWAY, text)}
+    assert len(shown) > 2
+    assert "waiting for the service" not in terminal.text
+    assert "\n".join(terminal.seen[-1:]).count("the service cannot be reached: createTask: connection refused;") == 1
+
+
+AWAY = r"waiting for the service: connection refused, (\d+\.\d) s"

@@ -41,7 +41,7 @@ from ucaptcha_async import (
     UnsolvableError,
     UnsupportedTaskError,
 )
-from ucaptcha_async.events import Cancelled, Polled, Solved, Submitted
+from ucaptcha_async.events import Cancelled, Polled, Requested, Solved, Started, Submitted
 from ucaptcha_async.testing import Amend, Error, Html, Huge, Json, LocalService, Truncated
 
 pytestmark = pytest.mark.virtual_time
@@ -215,15 +215,17 @@ async def test_views_share_everything_but_defaults() -> None:
 
 
 async def test_events_tell_the_story() -> None:
-    """Submitted, polled and solved, in order, with ids and times, and none shows the token."""
+    """From the start to the solution, in order, with ids and times, and none shows the token."""
     events: list[Any] = []
     service = LocalService(solve_time=14)
     polling = Polling(schedule=(5, 10, 15), jitter=0)
     async with opened(service, on_event=events.append, polling=polling) as client:
         solution = await client.solve(V2)
 
-    assert [Submitted, Polled, Polled, Solved] == [type(event) for event in events]
-    assert {solution.task_id} == {event.task_id for event in events}
+    poll = [Requested, Polled]
+    assert [Started, Requested, Submitted, *poll, *poll, Requested, Solved] == [type(event) for event in events]
+    assert [None, *[solution.task_id] * 8] == [event.task_id for event in events]
+    assert len({event.solve_id for event in events}) == 1
     assert pytest.approx(events[-1].elapsed, abs=1) == 15
     assert solution.token not in repr(events)
 
@@ -256,6 +258,38 @@ def test_environment_fills_what_is_not_given(monkeypatch: pytest.MonkeyPatch) ->
 
     assert "solver.example" in repr(AsyncClient())
     assert "other.example" in repr(AsyncClient(base_url="https://other.example/"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("UCAPTCHA_API_KEY", ""),
+        ("UCAPTCHA_API_KEY", "ucap_MARK\x07"),
+        ("UCAPTCHA_BASE_URL", "https://user:MARK@solver.example"),
+        ("UCAPTCHA_BASE_URL", "https://solver.example/?key=MARK"),
+        ("UCAPTCHA_BASE_URL", "solver.example"),
+        ("UCAPTCHA_BASE_URL", "http://solver.example/MARK"),
+        ("UCAPTCHA_ALLOW_INSECURE", "MARK"),
+    ],
+)
+def test_what_the_environment_says_is_checked(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable, and shows no secret of it."""
+    monkeypatch.setenv("UCAPTCHA_API_KEY", KEY)
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"^{name}") as error:
+        AsyncClient()
+    assert "MARK" not in str(error.value)
+
+
+def test_plain_http_says_what_accepts_it() -> None:
+    """A host of one's own may be allowed; the service itself may not."""
+    with pytest.raises(ConfigurationError, match=r"allow_insecure=True accepts it\); got 'http://10\.0\.0\.1'"):
+        AsyncClient(KEY, base_url="http://10.0.0.1:8080")
+    for given in ({}, {"allow_insecure": True}):
+        with pytest.raises(ConfigurationError, match="this machine only") as error:
+            AsyncClient(KEY, base_url="http://api.ucaptcha.net", **given)
+        assert "allow_insecure" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -391,20 +391,39 @@ async def test_drain_without_a_limit_waits_for_all() -> None:
 
 
 @virtual
-async def test_drain_and_the_answer_of_a_submit() -> None:
-    """A submit that is under way is answered, and what it paid for is waited for, or left by its id."""
+async def test_drain_waits_for_what_a_submit_paid_for() -> None:
+    """A submit that is under way is answered, and its task is waited for, too."""
+    service = OwnService().says("createTask", attrs.evolve(accepted("t-1"), after=8)).says("getTaskResult", PENDING)
+    async with anyio.create_task_group() as tasks:
+        async with at(service) as client:
+            tasks.start_soon(client.solve, TURNSTILE)
+            await anyio.sleep(1)
+            drained = await client.drain(60)
+            at_rest(client)
+
+    assert [(outcome.ok, outcome.task_id) for outcome in drained.outcomes] == [(True, "t-1")]
+    assert (drained.task_ids, client.abandoned) == ((), ())
+
+
+@virtual
+@pytest.mark.parametrize("tries", [1, 2])
+async def test_drain_submits_nothing_again(tries: int) -> None:
+    """A submit that is refused on the way is not made again, be it the first or a later one."""
     errors: list[BaseException] = []
-    service = OwnService().says("createTask", attrs.evolve(accepted("t-1"), after=3))
+    no_slot = refused("ERROR_NO_SLOT_AVAILABLE")
+    service = OwnService().says("createTask", *[no_slot] * (tries - 1), attrs.evolve(no_slot, after=8))
     async with anyio.create_task_group() as tasks:
         async with at(service) as client:
             tasks.start_soon(caught, client.solve(TURNSTILE), errors)
             await anyio.sleep(1)
             drained = await client.drain(60)
-            assert (await client.job("t-1").wait()).token == TOKEN
 
-    told = {outcome.task_id for outcome in drained.outcomes} | set(drained.task_ids)
-    assert told == {"t-1"}
-    assert not errors or getattr(errors[0], "charged", None) is True
+    assert len(service.submits) == tries
+    assert drained.task_ids == ()
+    (error,) = errors
+    assert isinstance(error, ClientStateError)
+    assert error.charged is False
+    assert [outcome.error for outcome in drained.outcomes] == [error]
 
 
 @virtual
@@ -682,12 +701,12 @@ async def test_a_budget_that_breaks() -> None:
     """Before anything is sent, and with the place given back."""
 
     class Bad:
-        async def reserve(self, task_type: str) -> Any:
+        async def reserve(self, task_type: str, *, submit_id: str | None = None) -> Any:
             raise Defect("typo")
 
         async def settle(self, reservation: Any, cost: Any) -> None: ...
 
-        keep = release = settle
+        keep = release = spend = settle
 
         async def room(self) -> bool:
             return False
@@ -807,7 +826,7 @@ async def test_short_forms(setting: Any, money: Any, tmp_path: Path, monkeypatch
 
 
 @virtual
-@pytest.mark.parametrize("where", ["client", "call", "view", "job", "gather", "solve_many"])
+@pytest.mark.parametrize("where", ["client", "call", "view", "job", "wait", "prefetch", "gather", "solve_many"])
 async def test_no_timeout_means_no_limit(where: str) -> None:
     """In the constructor and in every call; what is not given is as the client is set."""
     service = OwnService()
@@ -829,6 +848,16 @@ async def test_no_timeout_means_no_limit(where: str) -> None:
         elif where == "job":
             job = await client.submit(TURNSTILE, timeout=None)
             solution = await job.wait()
+        elif where == "wait":
+            job = await client.submit(TURNSTILE)
+            with pytest.raises(SolveTimeoutError, match="60 s"):
+                await job.wait()
+            solution = await job.wait(timeout=None)
+        elif where == "prefetch":
+            async with client.prefetch(TURNSTILE, ready=1) as tokens:
+                with pytest.raises(SolveTimeoutError, match="60 s"):
+                    await tokens.get()
+                solution = await tokens.get(timeout=None)
         elif where == "gather":
             (outcome,) = await client.gather([TURNSTILE], timeout=None)
             solution = outcome.solution

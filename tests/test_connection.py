@@ -83,6 +83,7 @@ TAKEN = {
     "deflate": (response(zlib.compress(BODY), b"Content-Encoding: deflate"), True),
     "raw deflate": (response(zlib.compress(BODY, wbits=-15), b"Content-Encoding: deflate"), True),
     "identity": (response(BODY, b"Content-Encoding: identity"), True),
+    "gzip, filled up": (response(gzip.compress(BODY) + bytes(100), b"Content-Encoding: gzip"), True),
 }
 
 
@@ -156,6 +157,8 @@ REFUSED = {
     "a bomb": (gzipped_bomb(), TOO_LARGE),
     "damaged gzip": (response(b"not gzip", b"Content-Encoding: gzip"), DAMAGED),
     "gzip cut off": (response(gzip.compress(BODY)[:-9], b"Content-Encoding: gzip"), DAMAGED),
+    "gzip in endless pieces": (response(gzip.compress(b"") * 50_000, b"Content-Encoding: gzip"), DAMAGED),
+    "gzip and more": (response(gzip.compress(BODY) + b"more", b"Content-Encoding: gzip"), DAMAGED),
     "damaged deflate": (response(b"\xff\xff\xff", b"Content-Encoding: deflate"), DAMAGED),
 }
 

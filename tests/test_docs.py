@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import ucaptcha_async
 from ucaptcha_async import errors, events, journal, testing
 from ucaptcha_async.cli.exits import table
 from ucaptcha_async.cli.kinds import KINDS
+from ucaptcha_async.client import MAX_IN_FLIGHT
 from ucaptcha_async.testing import KINDS as SERVICE_KINDS
 from ucaptcha_async.testing import RunningService, running_service
 
@@ -149,6 +151,20 @@ def test_docstring(path: str) -> None:
         assert example == "```python"
 
 
+MADE_BY_PROGRAMS = [
+    path for path, value in PUBLIC.items() if inspect.isclass(value) and not issubclass(value, Exception | events.Event)
+]
+
+
+@pytest.mark.parametrize("path", MADE_BY_PROGRAMS)
+def test_required_arguments_come_first(path: str) -> None:
+    """Whoever looks at a signature sees first what must be given."""
+    parameters = inspect.signature(PUBLIC[path]).parameters.values()
+    optional = [p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+    assert optional == sorted(optional)
+
+
 @pytest.mark.parametrize("path", [path for path, value in DESCRIBED.items() if "\nArgs:\n" in docstring(path)])
 def test_arguments(path: str) -> None:
     """A list of arguments names all of them and no others."""
@@ -194,11 +210,47 @@ def test_reference(site: Path) -> None:
     assert set(PUBLIC) - constants <= known
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "reference").glob("*.md")), ids=lambda page: page.stem)
+def test_reference_as_a_file(page: Path) -> None:
+    """Who reads the files sees what a page holds, and where that is described: mkdocs puts it in for the site alone."""
+    text = page.read_text()
+    listed = dict(
+        re.findall(r"^\| `(\w+)` \| [^|]+ \| `([\w/.]+)` \|$", text.split("<!-- /contents -->")[0], re.MULTILINE)
+    )
+    included = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+
+    assert listed
+    for name, file in listed.items():
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), name
+    for path in included:
+        if not inspect.ismodule(sys.modules.get(path)):
+            assert path.rpartition(".")[2] in listed
+
+
 def test_offline(site: Path) -> None:
     """No page loads anything from elsewhere."""
     for page in site.rglob("*.html"):
         loaded = re.findall(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(https?:[^"]+)"', page.read_text())
         assert [url for url in loaded if "canonical" not in url] == [], page
+
+
+def test_signatures(site: Path) -> None:
+    """The reference shows what a default is, and no name for it that only the code knows."""
+    for page in (site / "reference").rglob("*.html"):
+        text = re.sub(r"<[^>]+>", "", page.read_text())
+        assert re.findall(r"= (?:_\w+|MAX_\w+|NOTHING)", text) == [], page
+    client = re.sub(r"<[^>]+>", "", (site / "reference/client/index.html").read_text())
+    assert "max_connections: int = 256," in client
+    assert "Job(" not in client  # no program makes one, and its parts are the library's own
+    assert "wait_for_end" not in client
+    assert inspect.signature(ucaptcha_async.AsyncClient).parameters["max_in_flight"].default == MAX_IN_FLIGHT
+
+
+def test_no_byte_code(site: Path) -> None:
+    """What Python keeps beside the sources is no part of the site, nor are its scripts."""
+    assert [
+        path for path in site.rglob("*") if path.suffix in (".pyc", ".py", ".sh") or path.name == "__pycache__"
+    ] == []
 
 
 def test_navigation() -> None:
@@ -270,6 +322,50 @@ async def test_schema(tmp_path: Path) -> None:
     assert [name for row in listed for name in re.findall(r"`(\w+)`", row)] == columns
     assert f"`application_id` {application[0]:#x}" in text
     assert f"`user_version` {version[0]})" in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["index.md", "start.md"])
+def test_the_first_pages_fit_their_boxes(name: str) -> None:
+    """The site shows some 93 characters of code; who begins need not scroll."""
+    for _, _, content in fences(DOCS / name):
+        assert max(map(len, content.splitlines())) <= 92
+
+
+def test_first_example(tmp_path: Path) -> None:
+    """The README's first example runs after `ucaptcha serve`, in the shell and with the words that it prints."""
+    scripts = str(Path(sys.executable).parent)
+    if shutil.which("ucaptcha", path=scripts) is None:
+        pytest.skip("the command is not installed")
+    text = (ROOT / "README.md").read_text()
+    serve, first = (re.findall(rf"<!-- {name} -->\n```sh\n(.*?)```", text, re.DOTALL)[0] for name in ("serve", "first"))
+    example = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0]
+    (tmp_path / "first.py").write_text(example)
+    port = free_port()
+    serve, first = (words.replace("8080", str(port)).replace(".venv/bin", scripts) for words in (serve, first))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UCAPTCHA_")}
+
+    # Solved at once, so that nobody waits for it here.
+    words = [*serve.split(), "--immediate-types", "RecaptchaV2TaskProxyless"]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        try:
+            assert service.stdout.readline() == f"listening on http://127.0.0.1:{port}\n"
+            run = subprocess.run(first, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        finally:
+            service.terminate()
+
+    assert run.returncode == 0, run.stderr
+    token, cost, solve_time = run.stdout.split()
+    assert len(token) > 40
+    assert float(cost) > 0
+    assert float(solve_time) >= 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------

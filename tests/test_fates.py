@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from decimal import Decimal
+from email.utils import formatdate
 from typing import Any
 
 import anyio
@@ -37,6 +39,7 @@ NOT_FOUND = refused("ERROR_WRONG_CAPTCHA_ID", 404)
 BY_CODE = refused("ERROR_CAPTCHA_UNSOLVABLE")
 FAILED = Said({"errorId": 1, "errorCode": "ERROR_CAPTCHA_SOLVE_FAILED", "status": "failed"}, 400)
 NAMED = refused("ERROR_NEW_WORD", 400, taskId="t-1")
+FAILED_TOO = Said({**FAILED.body, "taskId": "t-1"})
 
 
 async def rows(journal: MemoryJournal) -> list[Entry]:
@@ -551,14 +554,41 @@ async def test_faults_stretch_the_spacing_to_four_intervals() -> None:
     assert 55 < max(gaps(service)) <= 60 + 1e-9
 
 
-@pytest.mark.parametrize(("asked", "most"), [("12", 13.5), ("3600", 20.5)])
+NOW = "Thu, 26 Nov 2026 10:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ("12", 13.5),
+        (" 12.5 ", 14.0),
+        ("3600", 20.5),
+        ("99999999", 20.5),
+        ("Thu, 26 Nov 2026 10:00:12 GMT", 13.5),
+        ("Thu, 26 Nov 2026 11:00:00 GMT", 20.5),
+        ("Thu, 26 Nov 2026 09:00:00 GMT", 6.5),
+        ("-12", 6.5),
+        ("soon", 6.5),
+    ],
+)
 async def test_retry_after_is_obeyed_up_to_the_bound(asked: str, most: float) -> None:
-    """An hour is not waited for."""
-    service = OwnService().says("getTaskResult", Said(b"later", 503, headers={"retry-after": asked}))
+    """In seconds, or as a date by the service's own clock. An hour is not waited for."""
+    headers = {"retry-after": asked, "date": NOW}
+    service = OwnService().says("getTaskResult", Said(b"later", 503, headers=headers))
     async with at(service) as client:
         await client.solve(TURNSTILE)
 
     assert most - 1.5 <= gaps(service)[0] <= most
+
+
+async def test_retry_after_as_a_date_without_a_clock() -> None:
+    """Where the answer has no `Date`, this machine's clock tells how long it is until then."""
+    asked = formatdate(time.time() + 13, usegmt=True)
+    service = OwnService().says("getTaskResult", Said(b"later", 503, headers={"retry-after": asked}))
+    async with at(service) as client:
+        await client.solve(TURNSTILE)
+
+    assert 10 <= gaps(service)[0] <= 14.5
 
 
 async def test_one_good_answer_brings_all_polls_back() -> None:
@@ -639,13 +669,20 @@ async def test_a_429_to_a_poll_pauses_through_the_limiter() -> None:
 # --- duplicates -------------------------------------------------------------------------------------------------------
 
 
-async def test_an_id_that_another_submit_got() -> None:
+@pytest.mark.parametrize(
+    "said", [accepted("t-1"), ready(taskId="t-1"), FAILED_TOO, NAMED, refused("X", 429, taskId="t-1")]
+)
+async def test_an_id_that_another_submit_got(said: Said) -> None:
     """The answer is another request's: of unknown fate, and not the other's task."""
-    service = OwnService().says("createTask", accepted("t-1"), accepted("t-1"), accepted("t-2"))
-    async with at(service) as client:
+    service = OwnService().says("createTask", accepted("t-1"), said, accepted("t-2"))
+    journal = MemoryJournal()
+    async with at(service, journal=journal) as client:
         job = await client.submit(TURNSTILE)
         with pytest.raises(SubmitUncertainError) as caught:
-            await client.solve(V2)
+            await client.solve(V2, key="work")
+        assert client.abandoned == ()
+        (row,) = [entry for entry in await rows(journal) if entry.key == "work"]
+        assert (row.state, row.task_id) == (State.UNCERTAIN, None)
         assert (await job.wait()).task_id == "t-1"
         assert (await client.solve(V2)).task_id == "t-2"
         at_rest(client)

@@ -17,6 +17,7 @@ from ucaptcha_async.transport.senders import TransportName
 TEARDOWN = """
 import asyncio
 from ucaptcha_async import RateLimiter
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.secrecy import SecretBytes
 from ucaptcha_async.solving.submit import finish_after_cancel
 from ucaptcha_async.transport.exchange import Exchange
@@ -26,7 +27,7 @@ def exchange():
 
 async def main():
     # The caller begins in the last turn of the loop: the call's task exists then, and does not begin.
-    return asyncio.ensure_future(finish_after_cancel(lambda: asyncio.sleep(3600), exchange(), 5.0))
+    return asyncio.ensure_future(finish_after_cancel(current(), asyncio.sleep(3600), exchange(), 5.0))
 
 assert asyncio.run(main()).cancelled()
 """
@@ -34,6 +35,7 @@ assert asyncio.run(main()).cancelled()
 OTHERS = """
 import asyncio, sys
 from ucaptcha_async import RateLimiter
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.secrecy import SecretBytes
 from ucaptcha_async.solving.submit import finish_after_cancel
 from ucaptcha_async.transport.exchange import Exchange
@@ -42,7 +44,7 @@ def exchange():
     return Exchange("/createTask", SecretBytes(), RateLimiter(), lambda: 0.0, 30.0)
 
 async def main(turns):
-    caller = asyncio.ensure_future(finish_after_cancel(lambda: asyncio.sleep(3600), exchange(), 5.0))
+    caller = asyncio.ensure_future(finish_after_cancel(current(), asyncio.sleep(3600), exchange(), 5.0))
     for _ in range(turns):
         await asyncio.sleep(0)
     (call,) = asyncio.all_tasks() - {caller, asyncio.current_task()}
@@ -57,6 +59,7 @@ assert asyncio.run(main(int(sys.argv[1])))
 INTERRUPTED = """
 import asyncio, sys
 from ucaptcha_async import RateLimiter
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.secrecy import SecretBytes
 from ucaptcha_async.solving.submit import finish_after_cancel
 from ucaptcha_async.transport.exchange import Exchange
@@ -71,7 +74,7 @@ async def call():
 async def main():
     request = exchange()
     request.sent = True
-    caller = asyncio.ensure_future(finish_after_cancel(call, request, 5.0))
+    caller = asyncio.ensure_future(finish_after_cancel(current(), call(), request, 5.0))
     await asyncio.sleep(0.05)
     caller.cancel()
     await asyncio.sleep(1)

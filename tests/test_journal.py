@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError, JournalError
@@ -505,7 +506,8 @@ async def test_cancelled_begin_leaves_nothing(journal: MemoryJournal | SQLiteJou
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"key": ""}, {"key": "a\0b"}, {"key": "\ud800"}, {"key": 3}, {"account": ""}, {"type": None}]
+    "wrong",
+    [{"key": ""}, {"key": "a\0b"}, {"key": "\ud800"}, {"key": 3}, {"account": ""}, {"type": None}, {"context": "a\0b"}],
 )
 async def test_impossible_intents(journal: MemoryJournal | SQLiteJournal, wrong: dict[str, str]) -> None:
     """What no file could hold unchanged is refused with the field's name."""
@@ -513,6 +515,25 @@ async def test_impossible_intents(journal: MemoryJournal | SQLiteJournal, wrong:
 
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         await journal.begin(Intent(**fields))
+
+
+async def test_context(journal: MemoryJournal | SQLiteJournal) -> None:
+    """What a hook said at the start of a solve is there for whoever meets the row later, to the end."""
+    begun = attrs.evolve(intent("a"), context="00-traceparent-01")
+    claim = await journal.begin(begun)
+    await journal.begin(intent("b"))
+    await journal.accepted(claim.submit_id, "task-1")
+    held = await journal.begin(intent("a"))
+    await journal.abandoned(claim.submit_id)
+    async with second(journal) as other:
+        (entry,) = [entry for entry in await other.open_entries(ACCOUNT) if entry.key == "a"]
+        taken = await other.take_up(entry)
+        await other.finished(claim.submit_id, State.SOLVED, task_id="task-1")
+        found = {entry.key: entry.context async for entry in other.entries()}
+
+    assert taken is not None
+    assert {entry.context for entry in (claim.entry, held.entry, entry, taken)} == {begun.context}
+    assert found == {"a": begun.context, "b": None}
 
 
 async def test_odd_reports(journal: MemoryJournal | SQLiteJournal) -> None:

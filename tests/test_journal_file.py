@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 import ucaptcha_async.journal
@@ -702,7 +703,7 @@ OLD_UPDATE = "UPDATE submits SET state = 'accepted', task_id = ? WHERE submit_id
 
 
 async def test_file_of_the_first_release(path: Path) -> None:
-    """An older file gets the column for numbers when it is opened; its ids are text, and old programs use it on."""
+    """An older file gets the newer columns when it is opened; its ids are text, and old programs use it on."""
     with closing(sqlite3.connect(path)) as old:
         old.executescript(OLD_SCHEMA)
         old.execute(OLD_INSERT, ("x", ACCOUNT, "before"))
@@ -719,6 +720,17 @@ async def test_file_of_the_first_release(path: Path) -> None:
 
     assert {"before": "12", "number": 34, "text": "0056", "meanwhile": "78"} == found
     assert [(None,), (None,), (None,), (1,)] == query(path, "SELECT numeric_id FROM submits ORDER BY 1")
+    assert [(None,)] * 4 == query(path, "SELECT context FROM submits")
+
+
+async def test_file_with_one_newer_column(path: Path) -> None:
+    """Each column that a file lacks is added, and no other."""
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(OLD_SCHEMA)
+        old.execute("ALTER TABLE submits ADD COLUMN numeric_id INTEGER")
+    async with SQLiteJournal(path) as journal:
+        await journal.begin(attrs.evolve(intent("a"), context="c"))
+        assert ["c"] == [entry.context async for entry in journal.entries()]
 
 
 async def test_nonsense_for_a_number(path: Path) -> None:
@@ -727,11 +739,11 @@ async def test_nonsense_for_a_number(path: Path) -> None:
         claim = await journal.begin(intent("a"))
         await journal.accepted(claim.submit_id, NumericId("12"))
         found = []
-        for text in ("x", "", "1.5", "٣", "9" * 5_000, "-7"):
+        for text in ("x", "", "1.", "1.5e999", "٣", "9" * 5_000, "-7"):
             query(path, "UPDATE submits SET task_id = ?", text)
             found += [wire_id(entry.task_id or "") async for entry in journal.entries()]
 
-    assert ["x", "", "1.5", "٣", "9" * 5_000, -7] == found
+    assert ["x", "", "1.", "1.5e999", "٣", "9" * 5_000, -7] == found
 
 
 # who is alive

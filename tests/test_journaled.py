@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import anyio
@@ -51,6 +52,18 @@ async def test_the_same_key_is_never_submitted_twice() -> None:
     assert not outcomes[1].from_journal
     assert 2 == len(service.books.accepted)
     assert service.books.spent == sum(client.spent.values())
+
+
+async def test_a_solution_from_the_journal_is_as_old_as_its_row() -> None:
+    """What was solved five minutes ago is not fresh because it is read now."""
+    journal = MemoryJournal(store_solutions=True, clock=lambda: time.time() - 300)
+    async with opened(LocalService(solve_time=10), journal=journal) as client:
+        new, remembered = [await client.solve(V2, key="login") for _ in range(2)]
+
+    assert new.is_fresh()
+    assert remembered.token == new.token
+    assert remembered.age == pytest.approx(300, abs=5)
+    assert not remembered.is_fresh()
 
 
 async def test_finished_work_without_stored_solution_is_asked_for_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -12,12 +13,16 @@ import pytest
 
 from tests.helpers import KEY, TURNSTILE, V2, at_rest, opened
 from ucaptcha_async import (
+    AsyncClient,
     AuthenticationError,
     Budget,
     BudgetExceededError,
     ImageToText,
     InsufficientBalanceError,
     InvalidTaskError,
+    Outcome,
+    Polling,
+    RateLimiter,
     RecaptchaV2,
     Task,
     Turnstile,
@@ -256,12 +261,16 @@ async def test_leaving_early_cancels() -> None:
 
 
 async def test_errors_of_the_block_come_out_as_they_are() -> None:
-    """No ExceptionGroup around the caller's own error."""
+    """No ExceptionGroup around the caller's own error, and no cancellation in its place."""
     async with opened(LocalService()) as client:
         with pytest.raises(ZeroDivisionError):
             async with client.solve_many([V2, V2]) as outcomes:
                 async for _ in outcomes:
                     raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError), anyio.CancelScope() as scope:
+            async with client.solve_many([V2, V2]):
+                scope.cancel()
+                raise ZeroDivisionError
         at_rest(client)
 
 
@@ -325,3 +334,101 @@ async def test_throttled_submits_are_repeated() -> None:
 
     assert 1 == len(service.books.accepted)
     assert 3 == service.books.request_counts["createTask"]
+
+
+# --- a generator around a stream --------------------------------------------------------------------------------------
+
+
+async def _found(client: AsyncClient) -> AsyncIterator[Outcome[Any]]:
+    """A generator that yields from inside the block."""
+    async with client.solve_many([TURNSTILE] * 6) as outcomes:
+        async for outcome in outcomes:
+            yield outcome
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # what trio says of it, rightly
+@pytest.mark.parametrize("closing", [True, False])
+async def test_a_generator_that_is_left_half_way(closing: bool) -> None:
+    """Whoever leaves it goes on, in whatever scopes, and its solves end: at once if it is closed, else some time."""
+    service = LocalService(keys=[KEY], seed=1)
+    service.solve_next(after=0)
+    service.solve_next(after=600, times=5)
+    async with opened(service, polling=Polling(interval=0.05)) as client:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 0.1)
+                generator = _found(client)
+                async for outcome in generator:
+                    assert outcome.ok
+                    break
+                if closing:
+                    await generator.aclose()  # type: ignore[attr-defined]
+                    assert client.statistics().in_flight == 0
+                del generator
+                gc.collect()
+                await anyio.sleep(0.2)
+            while client.statistics().in_flight:
+                await anyio.sleep(0.05)
+        assert len(client.abandoned) == 5
+
+
+async def test_a_generator_that_ends_in_another_task() -> None:
+    """Python ends it wherever it happens to be: neither task is harmed."""
+    service = LocalService(keys=[KEY], seed=1)
+    service.solve_next(after=0)
+    service.solve_next(after=600, times=5)
+    async with opened(service, polling=Polling(interval=0.05)) as client:
+        generator = _found(client)
+        with anyio.fail_after(20):
+            assert (await anext(generator)).ok
+            async with anyio.create_task_group() as group:
+                group.start_soon(generator.aclose)  # type: ignore[attr-defined]
+            await anyio.sleep(0.01)
+        assert len(client.abandoned) == 5
+
+
+async def test_a_defect_in_a_solve_comes_out_of_the_loop() -> None:
+    """As it is, where the next outcome is asked for: what runs in the block is not cancelled."""
+
+    class Defect(Exception):  # noqa: N818 - an exception of somebody else's
+        pass
+
+    class Broken(RateLimiter):
+        async def acquire(self) -> None:
+            await anyio.sleep(0.01)
+            raise Defect
+
+    service = LocalService(keys=[KEY])
+    async with opened(service, rate_limit=Broken()) as client:
+        with pytest.raises(Defect):
+            async with client.solve_many([TURNSTILE] * 3) as outcomes:
+                await anyio.sleep(0.05)
+                with pytest.raises(Defect):
+                    await anext(outcomes)
+                raise Defect
+        with pytest.raises(Defect):
+            async with client.solve_many([TURNSTILE] * 3):
+                await anyio.sleep(0.05)
+        assert client.statistics().in_flight == 0
+
+
+async def test_a_stream_hears_of_a_native_cancellation(anyio_backend_name: str) -> None:
+    """asyncio's own `Task.cancel()` ends the block, and all that runs in it."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio has it")
+    service = LocalService(keys=[KEY])
+    service.solve_next(after=600, times=3)
+    async with opened(service, polling=Polling(interval=0.05)) as client:
+
+        async def stream() -> None:
+            async with client.solve_many([TURNSTILE] * 3) as outcomes:
+                async for _ in outcomes:
+                    pass
+
+        task = asyncio.create_task(stream())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert client.statistics().in_flight == 0
+        assert len(client.abandoned) == 3

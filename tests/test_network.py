@@ -769,16 +769,20 @@ async def test_an_injected_client_reads_bounded(library: Any, form: str) -> None
 
 @libraries
 async def test_an_injected_client_unpacks(library: Any) -> None:
-    """A gateway may compress."""
+    """A gateway may compress, in the ways that can be undone here: of others that the client knows it is not told."""
     import zlib
 
+    asked: list[bytes] = []
+
     async def handle(stream: ByteStream) -> None:
-        await request(stream)
+        asked.append(await request(stream))
         await stream.send(response(zlib.compress(BODY), b"Content-Encoding: deflate", b"Retry-After: 3"))
 
-    async with server(handle) as port, library.AsyncClient() as client:
+    offered = {"accept-encoding": "gzip, br, zstd"}
+    async with server(handle) as port, library.AsyncClient(headers=offered) as client:
         reply = await answered(injected(client, f"http://127.0.0.1:{port}"), exchange())
 
+    assert b"accept-encoding: gzip, deflate\r\n" in asked[0].lower()
     assert {"errorId": 0, "balance": 1.5} == json.loads(reply.content)
     assert ("3", None) == (reply.headers["retry-after"], reply.first)
 

@@ -353,7 +353,7 @@ def test_paid_once() -> None:
     assert_paid_once(books_of(first, second), solves=2)
 
     assert message(lambda: assert_paid_once(books_of(first, second, refunded))) == (
-        "one piece of work was paid for 2 times (if these are several, say how many: solves=…):\n"
+        "one job was paid for 2 times (if these are several, say how many: solves=…):\n"
         "  task t1 (RecaptchaV2TaskProxyless, https://example.com/login): 0.003 USD, accepted at 1.000 s, "
         "never asked for, as if the answer of createTask had not arrived\n"
         "  task t2 (RecaptchaV2TaskProxyless, https://example.com/login): 0.003 USD, accepted at 1.000 s, "

@@ -339,7 +339,7 @@ async def test_slow_connects_do_not_bunch() -> None:
         async def note() -> None:
             departures.append(anyio.current_time())
 
-        return MemoryWire([[GOOD]] * 100, sending=note)
+        return MemoryWire([[GOOD]] * 300, sending=note)
 
     pool, _ = made(*[slow] * 300, max_connections=100)
     limiter = RateLimiter(20, 1.0)
@@ -396,6 +396,26 @@ async def test_what_is_withdrawn_is_not_written() -> None:
         request.withdrawn = True
 
     assert not request.sent
+    assert not any(wire.sent for wire in network.wires)
+    await still_whole(pool, network)
+
+
+async def test_what_is_recalled_is_not_written() -> None:
+    """Neither from the queue, where no connection is opened for it, nor from the limiter's line."""
+    pool, network = made(max_connections=2)
+    limiter = RateLimiter(1, 5.0)
+    await limiter.acquire()
+    admitted = True
+    requests = [exchange(limiter) for _ in range(10)]
+    async with anyio.create_task_group() as tasks:
+        for request in requests:
+            request.admitted = lambda: admitted
+            tasks.start_soon(unanswered, pool, request)
+        await anyio.sleep(1)
+        admitted = False
+
+    assert all(request.recalled and not request.sent for request in requests)
+    assert len(network.wires) == 2
     assert not any(wire.sent for wire in network.wires)
     await still_whole(pool, network)
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -40,6 +40,7 @@ from ucaptcha_async import (
 from ucaptcha_async.events import Event, Failed, TokenDelayed, TokenExpired, TokenReady, TokenTaken, Uncertain
 from ucaptcha_async.solving.prefetch import LONGEST_PAUSE, PrefetchSettings
 from ucaptcha_async.testing import (
+    Delay,
     Drop,
     Error,
     FaultRates,
@@ -67,7 +68,7 @@ class Solver:
     solved: int = 0
     cancelled: int = 0
 
-    async def __call__(self) -> TokenSolution:
+    async def __call__(self) -> tuple[TokenSolution, float]:
         number = len(self.began)
         self.began.append(anyio.current_time())
         took = self.time()
@@ -80,12 +81,12 @@ class Solver:
         if error is not None:
             raise error
         self.solved += 1
-        made_at = datetime.now(UTC) - timedelta(seconds=self.made(number, took))
         token = f"token-{number}"
-        return TokenSolution.parse({"token": token}, task_id=token, cost=COST, lifetime=120, obtained_at=made_at)
+        solution = TokenSolution.parse({"token": token}, task_id=token, cost=COST, lifetime=120)
+        return solution, anyio.current_time() - self.made(number, took)
 
 
-def stocked(solve: Callable[[], Awaitable[TokenSolution]], **options: Any) -> Prefetch[TokenSolution]:
+def stocked(solve: Callable[[], Awaitable[tuple[TokenSolution, float]]], **options: Any) -> Prefetch[TokenSolution]:
     """A prefetch alone, without a client."""
     on_event, task = options.pop("on_event", None), options.pop("task", V2)
     settings: dict[str, Any] = {
@@ -192,7 +193,7 @@ async def test_a_token_is_taken_back() -> None:
         await anyio.sleep(0.1)
         got.append((await tokens.get()).token)
 
-    async def solve() -> TokenSolution:
+    async def solve() -> tuple[TokenSolution, float]:
         solution = await solver()
         first.cancel()  # in the very step that serves the first in line
         return solution
@@ -246,7 +247,7 @@ async def test_get_has_a_timeout() -> None:
 
 @virtual
 async def test_a_token_ages_from_when_it_was_made() -> None:
-    """Its age counts from `obtained_at`, which may be earlier than its arrival; too old ones are not handed out."""
+    """Which may be earlier than its arrival; too old ones are not handed out."""
     solver = Solver(made=lambda number, took: [4.0, 0.0, 8.0][number])
     events: list[Event] = []
     async with stocked(solver, ready=3, min_remaining=40, on_event=events.append) as tokens:
@@ -427,7 +428,7 @@ async def test_max_under_way() -> None:
     running, most = 0, 0
     solver = Solver()
 
-    async def counted() -> TokenSolution:
+    async def counted() -> tuple[TokenSolution, float]:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -944,6 +945,61 @@ async def test_prefetching_clients_among_others() -> None:
     assert_nothing_lost(service.books, client, known={*known, *unused}, uncertain=len(uncertain))
     paid = {task.id for task in service.books.tasks.values() if not task.refunded}
     assert len(paid - known - {*unused} - abandoned) <= len(uncertain)
+
+
+# --- how old a solution may be ----------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_age_counts_from_the_last_poll_that_was_pending() -> None:
+    """Or from the submit, where the first poll is ready; a failed poll says nothing."""
+    polling = Polling(schedule=(4, 11, 20, 30), jitter=0)
+    service = LocalService(solve_time=25, latency=0.5)
+    async with opened(service, polling=polling) as client:
+        late = await client.solve(TURNSTILE)
+        service.solve_next(after=1)
+        first = await client.solve(TURNSTILE)
+        service.script("getTaskResult", Delay(0), Html(502))
+        service.solve_next(after=9)
+        through_a_fault = await client.solve(TURNSTILE)
+        at_once = await client.solve(ImageToText(image=PNG))
+
+    assert [late.polls, first.polls, through_a_fault.polls] == [4, 1, 3]
+    expected = [10 + 0.5, 4 + 1.0, 12 + 0.5, 0.5]
+    ages = [solution.age for solution in (late, first, through_a_fault, at_once)]
+    assert ages == [pytest.approx(age, abs=0.3) for age in expected]
+
+
+@virtual
+async def test_what_may_be_too_old_is_not_handed_out() -> None:
+    """At polls that are far apart, a token counts as old as it may be."""
+    service = LocalService(solve_time=10)
+    events: list[Event] = []
+    async with opened(service, polling=Polling(schedule=(5, 35), jitter=0), on_event=events.append) as client:
+        async with client.prefetch(V2, ready=2, min_remaining=60) as tokens:
+            await anyio.sleep(35 + 29)
+            assert tokens.statistics().ready == 2
+            await tokens.get()
+            await anyio.sleep(2)
+            assert tokens.statistics().expired == 1
+
+    (taken,) = [event for event in events if isinstance(event, TokenTaken)]
+    assert taken.remaining == pytest.approx(120 - 30 - 29, abs=0.1)
+
+
+@virtual
+async def test_what_comes_old_counts_for_the_level() -> None:
+    """Of tokens that can be handed out for ten seconds only, few are held; of those that live long, more."""
+    held = []
+    for made in (70.0, 0.0):
+        rng, solver = Random(8), Solver(made=lambda number, took, made=made: made)  # type: ignore[misc]
+        async with stocked(solver, ready=20) as tokens:
+            await poisson(tokens, rng, 0.2, 1_200)
+            now = tokens.statistics()
+        held.append(now.level)
+        assert now.expired <= 0.25 * solver.solved
+
+    assert held[0] < held[1]
 
 
 # --- over real sockets ------------------------------------------------------------------------------------------------

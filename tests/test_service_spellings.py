@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -113,6 +114,34 @@ async def test_fields_and_proxies(types: str, name: str, fields: dict[str, Any],
         heard = await call("createTask", task=task(name, **fields))
 
     assert heard.json.get("errorCode") == code
+
+
+@pytest.mark.parametrize("said", ["TurnstileTaskProxyless", "TurnstileTokenProxyLess", "Turnstile"])
+async def test_options_go_by_kind(said: str) -> None:
+    """A choice for a type holds whatever name of the kind a task is sent under, and for no other kind."""
+    service = LocalService(prices={said: "0.5"}, solve_time={said: 7}, immediate_types=[])  # type: ignore[dict-item]
+    service.fail_next(type=said)
+    async with calling(service) as call:
+        other = await call.create(V2)
+        turnstile = await call.create(task("AntiTurnstileTaskProxyLess"))
+        service.immediate_types = [said]
+        at_once = await call("createTask", task=task("TurnstileTokenProxyLess"))
+    other, turnstile = service.books.tasks[other], service.books.tasks[turnstile]
+
+    assert (turnstile.cost, turnstile.ready_at - turnstile.created_at) == (Decimal("0.5"), pytest.approx(7))
+    assert (turnstile.error_code, other.error_code) == ("ERROR_CAPTCHA_UNSOLVABLE", None)
+    assert other.cost < turnstile.cost
+    assert at_once.json["status"] == "ready"
+
+
+async def test_the_very_name_goes_before_its_kind() -> None:
+    """Where both are chosen."""
+    service = LocalService(prices={"TurnstileTask": "0.5", "TurnstileTaskProxyless": "0.25"})  # type: ignore[dict-item]
+    async with calling(service) as call:
+        await call.create(task("TurnstileTaskProxyless"))
+        await call.create(task("TurnstileTokenProxyLess"))
+
+    assert [each.cost for each in service.books.tasks.values()] == [Decimal("0.25"), Decimal("0.5")]
 
 
 async def test_the_table_of_prices() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+import ucaptcha_async
 from tests.helpers import KEY, V2, at_rest
 from ucaptcha_async import AsyncClient, Polling, SubmitUncertainError
 from ucaptcha_async.testing import Drop, RunningService, running_service
+from ucaptcha_async.transport import wires
 from ucaptcha_async.transport.senders import TransportName
 
 QUICK = Polling(interval=0.2, first=0.3)
@@ -93,3 +97,35 @@ async def test_nothing_listens() -> None:
         at_rest(client)
 
     assert (False, "submit") == (caught.value.charged, caught.value.phase)
+
+
+@pytest.mark.parametrize(("transport", "most"), [("fast", 8), ("httpx", 10)])
+async def test_few_functions_are_between_the_caller_and_the_bytes(
+    shared: RunningService, monkeypatch: pytest.MonkeyPatch, transport: TransportName, most: int
+) -> None:
+    """From `client.solve` to the stream's `send`: eight of the library, and two more where httpx is between."""
+    package = str(Path(ucaptcha_async.__file__).parent)
+    ways: list[list[str]] = []
+
+    def watched(wire: Any) -> None:
+        send = wire.send
+
+        async def counted(self: Any, data: bytes) -> None:
+            frame, own = sys._getframe(1), []
+            while frame is not None:
+                if frame.f_code.co_filename.startswith(package):
+                    own.append(frame.f_code.co_qualname)
+                frame = frame.f_back
+            ways.append(own)
+            await send(self, data)
+
+        monkeypatch.setattr(wire, "send", counted)
+
+    watched(wires.AsyncioWire)
+    watched(wires.StreamWire)
+    async with AsyncClient(KEY, base_url=shared.url, polling=QUICK, transport=transport) as client:
+        await client.solve(V2)
+
+    polls = [own for own in ways if own[-1] == "AsyncClient.solve"]
+    assert polls
+    assert all(len(own) <= most for own in ways), ways

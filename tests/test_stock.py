@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ucaptcha_async.solving.stock import MEMORY, SHORTEST, WASTE, Demand, LeadTime, level, quantile
+from ucaptcha_async.solving.stock import MEMORY, SHORTEST, WASTE, Demand, RecentMean, level, quantile
 
 RATES = st.floats(0.001, 20)
 TIMES = st.floats(0.5, 120)
@@ -143,9 +143,9 @@ def test_memory_is_bounded() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 300)), min_size=1, max_size=50))
-def test_lead_time_is_a_mean(observations: list[tuple[float, float]]) -> None:
+def test_a_recent_mean_is_a_mean(observations: list[tuple[float, float]]) -> None:
     """It lies within what was believed and observed."""
-    lead_time, now = LeadTime(15.0), 0.0
+    lead_time, now = RecentMean(15.0), 0.0
     for gap, seconds in observations:
         now += gap
         lead_time.observe(now, seconds)
@@ -154,9 +154,9 @@ def test_lead_time_is_a_mean(observations: list[tuple[float, float]]) -> None:
     assert min(known) - 1e-9 <= lead_time.mean <= max(known) + 1e-9
 
 
-def test_lead_time_follows() -> None:
+def test_a_recent_mean_follows() -> None:
     """What came long ago counts less."""
-    lead_time = LeadTime(15.0)
+    lead_time = RecentMean(15.0)
     for second in range(1_200):
         lead_time.observe(second, 10.0 if second < 600 else 40.0)
 

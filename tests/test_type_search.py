@@ -41,6 +41,7 @@ class Service:
         self.requests: list[str] = []
         self.chosen: list[str] = []
         self.error: UCaptchaError | None = None
+        self.seconds = 1.0
 
     async def submit(self, task: Task[Any] = TASK, provider: str | None = None) -> str:
         """What a submit does with a search."""
@@ -62,7 +63,7 @@ class Service:
     async def _request(self, task: Task[Any], search: Search) -> str:
         sent = str(task.to_wire(search.name)["type"])
         self.requests.append(sent)
-        await anyio.sleep(1)
+        await anyio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         if sent not in self.takes:
@@ -474,6 +475,7 @@ async def test_accounts_that_are_shared_are_bounded() -> None:
 def test_what_is_known_outlives_a_loop() -> None:
     """A second `run` does not search again, and a search that its loop's end broke off holds up nobody."""
     service = Service(SECOND)
+    service.seconds = 0
 
     async def broken_off() -> None:
         await service.names.begin(TASK, None)
@@ -483,3 +485,14 @@ def test_what_is_known_outlives_a_loop() -> None:
     anyio.run(service.submit)
 
     assert service.requests == [FIRST, SECOND, SECOND]
+
+
+def test_a_refusal_of_all_names_outlives_a_loop() -> None:
+    """A program that runs a loop for each task asks once in a minute, too."""
+    service = Service()
+    service.seconds = 0
+    for _ in range(3):
+        with pytest.raises(UnsupportedTaskError, match=FIRST):
+            anyio.run(service.submit)
+
+    assert service.requests == [FIRST, SECOND, THIRD]

@@ -1,6 +1,6 @@
 """An asyncio and trio client for the uCaptcha API with real concurrency control.
 
-Names are loaded when they are first used, so that importing the package costs next to nothing.
+Names are loaded when they are first used: a program pays for what it uses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .budget import Budget
     from .callbacks import CallbackReceiver, CallbackStatistics
-    from .client import AsyncClient
+    from .client import AsyncClient, Drained
     from .errors import (
         AccountError,
         AddressRefusedError,
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "budget": ("Budget",),
     "callbacks": ("CallbackReceiver", "CallbackStatistics"),
-    "client": ("AsyncClient",),
+    "client": ("AsyncClient", "Drained"),
     "errors": (
         "APIConnectionError",
         "AccountError",
@@ -171,6 +171,7 @@ __all__ = [
     "ClientStatistics",
     "ConfigurationError",
     "CoordinatesSolution",
+    "Drained",
     "FriendlyCaptcha",
     "FunCaptcha",
     "GeeTestV3",

@@ -19,7 +19,6 @@ import attrs
 
 from .checks import split_url, wrong
 from .errors import ConfigurationError
-from .json_values import checked
 from .secrecy import SecretStr
 
 Scope = MutableMapping[str, Any]
@@ -44,18 +43,18 @@ _TASK_ID = re.compile(rb"[!-~]{1,128}")
 
 @attrs.frozen(kw_only=True)
 class CallbackStatistics:
-    """What a receiver has heard so far. `received` is `woken + repeated + unknown`.
+    """What a receiver has received so far. `received` is `woken + repeated + unknown`.
 
     Attributes:
         received: Callbacks that came on the right path and named a task.
         woken: Those that were the first for a task that was expected.
         repeated: Those that said what another had said before.
-        unknown: Those for a task that nobody expected at that moment.
+        unknown: Those for a task that was not expected at that moment.
         early: Unknown ones that turned out to be for a task of ours: they had come before the submit's own answer, or
             while nobody was waiting.
         refused: Other requests: a wrong path or method, no usable id, an oversized query.
         expected: Tasks that are expected now.
-        remembered: Ids that are remembered now, although nobody expects them.
+        remembered: Ids that are remembered now, although they are not expected.
     """
 
     received: int
@@ -129,7 +128,6 @@ def _path_secret(value: str | None) -> SecretStr:
     return SecretStr(value)
 
 
-@checked
 @attrs.define(eq=False, repr=False)
 class CallbackReceiver:
     """An ASGI app to which the service pushes results, so that a solve costs one `getTaskResult` and no waiting.
@@ -147,7 +145,7 @@ class CallbackReceiver:
         public_url: Where the internet reaches this app, without the secret. Use `https`: over `http` the solutions
             travel in the clear. The service refuses names and addresses that are not public.
         path_secret: The last segment of the path. Default: a new one per process. Give one of your own (and keep it as
-            safe as the API key) for tasks that are to be heard of after a restart.
+            safe as the API key) for tasks that must still receive callbacks after a restart.
 
     Raises:
         ConfigurationError: An argument is wrong; the message names it.
@@ -171,7 +169,8 @@ class CallbackReceiver:
     _counts: _Counts = attrs.field(init=False, factory=_Counts)
 
     def __repr__(self) -> str:
-        return f"<CallbackReceiver {self.public_url}/… expected={len(self._expected)}>"
+        # In a traceback with locals it may be shown half made.
+        return f"<CallbackReceiver {getattr(self, 'public_url', '')}/…>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a CallbackReceiver belongs to one event loop and holds a secret: it cannot be pickled")
@@ -182,7 +181,7 @@ class CallbackReceiver:
         return SecretStr(f"{self.public_url}/{self._secret}")
 
     def statistics(self) -> CallbackStatistics:
-        """Say what was heard so far."""
+        """What was received so far."""
         counts = self._counts
         return CallbackStatistics(
             received=counts.woken + counts.repeated + counts.unknown,
@@ -212,7 +211,7 @@ class CallbackReceiver:
             deadline: When to stop waiting, in seconds of the event loop's clock (`anyio.current_time`).
 
         Returns:
-            Whether one was heard: at once if that was so already, even shortly before anybody expected it.
+            Whether one was heard: at once if that was so already, even shortly before it was expected.
         """
         expectation = self._expectation(task_id)
         expectation.waiting += 1

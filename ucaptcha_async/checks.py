@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, TypeVar
+from enum import Enum
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from .errors import ConfigurationError, InvalidTaskError, UCaptchaError
@@ -19,6 +17,19 @@ Seconds = float | timedelta
 """A duration: a number of seconds, or a `timedelta`."""
 
 T = TypeVar("T")
+
+
+class ClientDefault(Enum):
+    """The type of `DEFAULT`, which stands for "as the client is set" where `None` means something else."""
+
+    DEFAULT = "client default"
+
+    def __repr__(self) -> str:
+        return "<as the client is set>"
+
+
+DEFAULT = ClientDefault.DEFAULT
+"""As the client is set."""
 
 
 def wrong(
@@ -54,6 +65,13 @@ def seconds(field: str, value: Seconds, *, minimum: float = 0.0, allow_inf: bool
         allowed = f"a number of seconds (float or timedelta) of at least {minimum:g}"
         raise wrong(field, value, allowed, ConfigurationError)
     return number
+
+
+def time_limit(value: Seconds | ClientDefault | None, default: float = math.inf) -> float:
+    """Read a `timeout` as seconds: `None` is no limit. Raises `ConfigurationError`."""
+    if value is DEFAULT:
+        return default
+    return math.inf if value is None else seconds("timeout", value, allow_inf=True)
 
 
 def whole(field: str, value: int, *, minimum: int = 1, error: type[UCaptchaError] = ConfigurationError) -> int:
@@ -123,26 +141,10 @@ def white_space(text: str) -> str | None:
     return f"with white space {' and '.join(places)} it"
 
 
-def suggests(cls: type[T]) -> type[T]:
-    """Class decorator: a wrong keyword name raises `TypeError` with the nearest right one."""
-    init: Callable[..., None] = cls.__init__
-    parameters = inspect.signature(init).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return cls
-    known = [name for name in parameters if name != "self"]
-
-    @functools.wraps(init)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs.keys() - set(known):
-            raise TypeError(f"{cls.__name__}() has no argument {name!r}{near(name, known)}")
-        init(self, *args, **kwargs)
-
-    cls.__init__ = checked  # type: ignore[method-assign]
-    return cls
-
-
 def near(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or the list."""
+    import difflib  # it is needed when somebody has mistyped, and not before
+
     known = list(known)
     folded = {k.replace("_", "").lower(): k for k in known}
     match = difflib.get_close_matches(name.replace("_", "").lower(), folded, n=1)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
-import math
 import os
 import ssl
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from decimal import Decimal
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
@@ -18,10 +17,10 @@ import anyio
 import attrs
 
 from .budget import Budget, LocalBudget, Money, SharedBudget
-from .checks import Seconds, near, seconds, split_url, whole, wrong
-from .errors import BudgetExceededError, ClientStateError, ConfigurationError
+from .checks import DEFAULT, ClientDefault, Seconds, near, seconds, split_url, time_limit, whole, wrong
+from .errors import BudgetExceededError, ClientStateError, ConfigurationError, UCaptchaError
 from .events import Hook
-from .journal import Entry, Journal, SQLiteJournal, fingerprint
+from .journal import Entry, Journal, fingerprint
 from .pacing import Breaker, InFlight, InFlightBound, Limiter, RateLimiter
 from .pacing.event_loop import current
 from .polling import Polling, SolveTimes
@@ -29,7 +28,6 @@ from .results import Outcome, SelectionMode, TaskResult
 from .secrecy import SecretStr
 from .solving import type_search
 from .solving.job import Job, Options, State, feedback
-from .solving.prefetch import Prefetch, PrefetchSettings
 from .solving.session import OnUncertain, Session
 from .solving.statistics import ClientStatistics, gather_statistics
 from .solving.stream import Outcomes, outcome_of, recover
@@ -41,6 +39,7 @@ from .transport.senders import HTTPClient, TransportName, check_settings, inject
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
+    from .solving.prefetch import Prefetch
 
 S = TypeVar("S", bound=Solution)
 T = TypeVar("T")
@@ -50,26 +49,13 @@ logger = logging.getLogger("ucaptcha_async")
 BASE_URL = "https://api.ucaptcha.net"
 """Source: docs/api/overview."""
 
-MAX_CONNECTIONS = 256
 MAX_IN_FLIGHT = 5_000
-
-
-class ClientDefault(Enum):
-    """The type of `DEFAULT`, which stands for "as the client is set" where `None` means something else."""
-
-    DEFAULT = "client default"
-
-    def __repr__(self) -> str:
-        return "<as the client is set>"
-
-
-DEFAULT = ClientDefault.DEFAULT
-"""As the client is set."""
+"""The default bound on tasks at the service; the signature says it as a number, for those who read it."""
 
 
 @attrs.frozen(kw_only=True)
 class Drained:
-    """What `AsyncClient.drain` leaves.
+    """What `AsyncClient.drain` returns: outcomes that came, and ids that are left.
 
     Attributes:
         outcomes: How the calls ended that were under way when it began.
@@ -84,11 +70,11 @@ class AsyncClient:
     """A client of the uCaptcha API, for asyncio and trio, used inside `async with`.
 
     One client serves a whole program: it may run thousands of solves at once, keeps them within the service's limits
-    and within `max_in_flight`, and shares its connections. It starts no background task: whatever it does, it does in
-    the tasks of its callers.
+    and within `max_in_flight`, and shares its connections. It keeps no background task: whatever runs ends with the
+    call or the block that asked for it.
 
-    Begin with `solve` for one task, `gather` for a list, `solve_many` for a stream. `submit` and `job` take a solve
-    apart, `recover` takes up what an earlier process left, `with_options` gives a view with other defaults.
+    Begin with `solve` for one task, `gather` for a list, `solve_many` for a stream. `submit` and `job` split a solve
+    into two steps, `recover` resumes what an earlier process left, `with_options` gives a view with other defaults.
 
     Args:
         api_key: The API key (`"ucap_…"`). Default: the environment variable `UCAPTCHA_API_KEY`.
@@ -152,10 +138,10 @@ class AsyncClient:
         transport: TransportName = "httpx",
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        max_connections: int = MAX_CONNECTIONS,
+        max_connections: int = 256,
         request_timeout: Seconds = 30.0,
         rate_limit: Limiter | None = None,
-        max_in_flight: int | InFlightBound | None = MAX_IN_FLIGHT,
+        max_in_flight: int | InFlightBound | None = 5_000,
         polling: Polling | None = None,
         selection_mode: SelectionMode | str | None = None,
         provider: str | None = None,
@@ -210,6 +196,7 @@ class AsyncClient:
         breaker = Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset))
         self._budget, account = _budget(budget), fingerprint(key, host)
         self._session = Session(
+            submitting=InFlight(max_connections),
             api=Api(_limiter(rate_limit), per_request, key),
             account=account,
             host=host,
@@ -284,17 +271,22 @@ class AsyncClient:
     async def drain(self, timeout: Seconds | None = None) -> Drained:
         """Stop cleanly: submit nothing any more, and wait for what is paid.
 
-        Calls that did not submit yet end with `ClientStateError`, and so does every later one. Those that wait for a
-        task go on; what has not ended after `timeout` ends with `ClientStateError`, too.
+        Calls that have sent no task yet end with `ClientStateError`, and so does every later one. Those that wait for
+        a task, or for the answer to a submit, go on; what has not ended after `timeout` ends with `ClientStateError`,
+        too.
 
         Args:
             timeout: Seconds (`float` or `timedelta`); `None` for no limit but the calls' own.
 
         Returns:
             How the calls ended, and the ids of paid tasks that are left.
+
+        Raises:
+            ClientStateError: The client is not entered, or closed.
+            ConfigurationError: `timeout` is out of its range.
         """
         session = self._ready()
-        allowed = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        allowed = time_limit(timeout)
         before = len(session.abandoned)
         ended = await session.drain(allowed)
         outcomes = tuple(outcome_of(job, result, index) for index, (job, result) in enumerate(ended))
@@ -343,12 +335,12 @@ class AsyncClient:
             selection_mode: How the service chooses a provider; `None` leaves it to the key's settings.
             provider: The one provider to use; `None` leaves it to the service.
             attempts: How many tasks may be used until one is solved.
-            key: Your name for this piece of work. With a journal, work of the same name is never submitted twice, and
+            key: Your name for this job. With a journal, work of the same name is never submitted twice, and
                 finished work is answered from the journal.
 
         Raises:
-            SolveTimeoutError: No solution in time. `phase` says where the time went; with a `task_id` it can be taken
-                up again.
+            SolveTimeoutError: No solution in time. `phase` says where the time went; with a `task_id` you can
+                resume it.
             UnsolvableError: The service gave up. Refunded.
             SubmitUncertainError: Sent, and no answer: perhaps charged.
             AccountError: The key, the balance or the address is refused.
@@ -384,7 +376,7 @@ class AsyncClient:
     def job(self, task_id: str, kind: type[Task[S]]) -> Job[S]: ...
 
     def job(self, task_id: str, kind: type[Task[Any]] = Task) -> Job[Any]:
-        """Take up a task that was submitted earlier, here or elsewhere.
+        """Resume a task that was submitted earlier, here or elsewhere.
 
         Args:
             task_id: The service's id.
@@ -398,7 +390,7 @@ class AsyncClient:
 
     def solve_many(
         self,
-        tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
+        tasks: Iterable[Task[S] | UCaptchaError] | AsyncIterable[Task[S] | UCaptchaError],
         *,
         timeout: Seconds | ClientDefault | None = DEFAULT,
         selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
@@ -414,7 +406,8 @@ class AsyncClient:
         iteration ends with that error. Leaving the block early cancels what runs.
 
         Args:
-            tasks: Any iterable or async iterable.
+            tasks: Any iterable or async iterable of tasks. In place of a task that could not be made it may hold the
+                error, which comes out as that input's outcome.
             timeout: Seconds for each solve, from when its input is read.
             selection_mode: As for `solve`.
             provider: As for `solve`.
@@ -444,15 +437,15 @@ class AsyncClient:
         def job(task: Task[S]) -> Job[S]:
             return self._job(task, None if key is None else key(task), options)
 
-        def solve(job: Job[S]) -> Awaitable[S]:
+        def solve(job: Job[S]) -> Coroutine[Any, Any, S]:
             way = job.solve() if session.budget is None else _through_budget(session.budget, job)
             return job.run(way if job.key is None else job.alone(way), options.timeout)
 
-        return Outcomes(_several(tasks), job, solve, self._width(max_pending), session.unread)
+        return Outcomes(session, _several(tasks), job, solve, self._width(max_pending))
 
     async def gather(
         self,
-        tasks: Iterable[Task[S]] | AsyncIterable[Task[S]],
+        tasks: Iterable[Task[S] | UCaptchaError] | AsyncIterable[Task[S] | UCaptchaError],
         *,
         timeout: Seconds | ClientDefault | None = DEFAULT,
         selection_mode: SelectionMode | str | ClientDefault | None = DEFAULT,
@@ -506,7 +499,7 @@ class AsyncClient:
             service_level: The share of `get` calls to serve at once.
             min_remaining: Seconds that a token must still be good for when it is handed out. Default: a third of the
                 lifetime.
-            lifetime: Seconds that a token is accepted. Default: the task's own; required where nobody knows.
+            lifetime: Seconds that a token is accepted. Default: the task's own; required where it is not known.
             max_under_way: The most solves under way. Default: none but this client's own bounds.
             idle_after: Seconds without a `get` after which nothing is renewed until the next. Default: one lifetime.
             timeout: Seconds for one solve, and the default for one `get`.
@@ -515,9 +508,11 @@ class AsyncClient:
             attempts: As for `solve`.
 
         Raises:
-            InvalidTaskError: The task shows a picture, which nobody knows beforehand.
+            InvalidTaskError: The task shows a picture, which is not known in advance.
             ConfigurationError: A setting is out of its range.
         """
+        from .solving.prefetch import Prefetch, PrefetchSettings
+
         options = self._with(timeout, selection_mode, provider, attempts)
         session = self._ready()
         settings = PrefetchSettings.check(
@@ -533,14 +528,7 @@ class AsyncClient:
         return Prefetch(
             task.kind,
             settings,
-            solve=functools.partial(
-                self.solve,
-                task,
-                timeout=timeout,
-                selection_mode=selection_mode,
-                provider=provider,
-                attempts=attempts,
-            ),
+            solve=functools.partial(self._solve_dated, task, options),
             solve_time=lambda: self.statistics().solve_times.get(task.kind, {}).get(0.5),
             on_event=session.on_event,
         )
@@ -548,13 +536,13 @@ class AsyncClient:
     def recover(
         self, *, timeout: Seconds | ClientDefault | None = DEFAULT, max_pending: int | None = None
     ) -> Outcomes[Entry, Solution]:
-        """Take up what an earlier process left in the journal: wait for accepted tasks, report the uncertain ones.
+        """Resume what an earlier process left in the journal: wait for accepted tasks, report the uncertain ones.
 
         An outcome's `task` has the type and no fields: the journal does not keep them. The error of an uncertain one is
         `SubmitUncertainError`.
 
         Args:
-            timeout: Seconds for each, from when it is taken up. Default: the client's own.
+            timeout: Seconds for each, from when it is resumed. Default: the client's own.
             max_pending: As for `solve_many`.
 
         Raises:
@@ -581,7 +569,8 @@ class AsyncClient:
         """Ask once for the state of a task. Source: docs/api/ucaptcha/get-task-result."""
         session = self._ready()
         question = session.api.get_task_result(task_id, session.secrets_of(task_id))
-        return _task_result(await session.api.ask(question), task_id)
+        with _perhaps_charged():
+            return _task_result(await session.api.ask(question), task_id)
 
     async def get_balance(self) -> Decimal:
         """The balance in USD. Source: docs/api/ucaptcha/get-balance."""
@@ -602,7 +591,8 @@ class AsyncClient:
         if not isinstance(message, str) or not message:
             raise wrong("message", message, "a non-empty str: the service requires one")
         session = self._ready()
-        return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
+        with _perhaps_charged():
+            return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
 
     # --- what has happened --------------------------------------------------------------------------------------------
 
@@ -613,13 +603,13 @@ class AsyncClient:
 
     @property
     def spent(self) -> Mapping[str, Decimal]:
-        """USD by task type: the cost of all solved tasks, as far as the service told it. Failed ones are refunded."""
+        """USD by task type: the cost of all solved tasks, as far as the service said. Failed ones are refunded."""
         return dict(self._session.tally.spent)
 
     @property
     def abandoned(self) -> tuple[str, ...]:
-        """The ids of paid tasks that nobody waits for any more (cancelled, timed out, open at the end), or whose
-        outcomes were not read: take them up with `job`.
+        """The ids of paid tasks whose wait was given up (cancelled, timed out, open at the end), or whose
+        outcomes were not read: resume them with `job`.
         """
         self._session.sweep()
         return tuple(dict.fromkeys(self._session.abandoned))
@@ -642,6 +632,12 @@ class AsyncClient:
         if key is not None and (not isinstance(key, str) or not key):
             raise wrong("key", key, "a non-empty str, or None")
         return Job(session, task, options, key)
+
+    async def _solve_dated(self, task: Task[S], options: Options) -> tuple[S, float]:
+        """A solution, and since when it may exist, in seconds on the event loop's clock."""
+        job = self._job(task, None, options)
+        solution = await job.run(job.solve(), options.timeout)
+        return solution, self._session.loop.time() if job.unsolved_at is None else job.unsolved_at
 
     def _with(self, timeout: Any, selection_mode: Any, provider: Any, attempts: Any) -> Options:
         if timeout is DEFAULT and selection_mode is DEFAULT and provider is DEFAULT and attempts is DEFAULT:
@@ -678,6 +674,16 @@ class _State:
     def check_entered(self) -> None:
         if self.word == "not entered":
             raise ClientStateError("the client is not entered: use it inside 'async with', or await its open() first")
+
+
+@contextlib.contextmanager
+def _perhaps_charged() -> Iterator[None]:
+    """Nobody here knows whether a task was charged that is known by its id alone."""
+    try:
+        yield
+    except UCaptchaError as error:
+        error.charged = None
+        raise
 
 
 async def _through_budget(budget: SharedBudget, job: Job[S]) -> S:
@@ -721,25 +727,31 @@ def _task_result(answer: Answer, task_id: str) -> TaskResult:
 def _api_key(given: str | None) -> SecretStr:
     if given is None and "UCAPTCHA_API_KEY" not in os.environ:
         raise ConfigurationError("no API key: pass api_key or set UCAPTCHA_API_KEY", field="api_key")
+    field = "UCAPTCHA_API_KEY" if given is None else "api_key"
     given = SecretStr(os.environ["UCAPTCHA_API_KEY"]) if given is None else given
     key = SecretStr(given.removeprefix("\ufeff").strip()) if isinstance(given, str) else None
     if not key or not key.isprintable():
-        raise wrong("api_key", given, "a non-empty str of printable characters", ConfigurationError)
+        raise wrong(field, given, "a non-empty str of printable characters", ConfigurationError)
     return key
 
 
 def _base_url(given: str | None, insecure: bool) -> str:
-    url = given or SecretStr(os.environ.get("UCAPTCHA_BASE_URL") or BASE_URL)
-    parts = split_url("base_url", url, ConfigurationError)
+    found = os.environ.get("UCAPTCHA_BASE_URL")
+    field = "UCAPTCHA_BASE_URL" if found and not given else "base_url"
+    url = given or SecretStr(found or BASE_URL)
+    parts = split_url(field, url, ConfigurationError)
     scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
     more = parts.username is not None or bool(parts.query or parts.fragment)
     del parts  # it may hold a password
     if more:
-        raise wrong("base_url", url, "without credentials, query and fragment", ConfigurationError)
+        raise wrong(field, url, "without credentials, query and fragment", ConfigurationError)
     if scheme == "http" and not is_loopback(host):
-        if not insecure or host == "ucaptcha.net" or host.endswith(".ucaptcha.net"):
-            allowed = "https:// (plain http:// would show the API key to the network, and is for this machine only)"
-            raise wrong("base_url", url, allowed, ConfigurationError)
+        own = host != "ucaptcha.net" and not host.endswith(".ucaptcha.net")
+        if not insecure or not own:
+            allow = "; for a host of your own in a private network, allow_insecure=True accepts it" if own else ""
+            reason = f"plain http:// would show the API key to the network, and is for this machine only{allow}"
+            shown = f"[{host}]" if ":" in host else host
+            raise ConfigurationError(f"{field} must be https:// ({reason}); got 'http://{shown}'", field=field)
         _warn_insecure(host)
     return str(url).rstrip("/")
 
@@ -783,6 +795,8 @@ def _in_flight(value: int | InFlightBound | None) -> InFlightBound:
 
 def _journal(value: Journal | str | os.PathLike[str] | None) -> Journal | None:
     if isinstance(value, str | os.PathLike):
+        from .journal import SQLiteJournal
+
         return SQLiteJournal(value)
     if value is not None and (isinstance(value, type) or not isinstance(value, Journal)):
         raise wrong("journal", value, "a journal, for example SQLiteJournal(path), or a path", ConfigurationError)
@@ -845,8 +859,7 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 def _options(base: Options, **changes: Any) -> Options:
     given = {name: value for name, value in changes.items() if value is not DEFAULT}
     if "timeout" in given:
-        timeout = given["timeout"]
-        given["timeout"] = math.inf if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        given["timeout"] = time_limit(given["timeout"])
     if "attempts" in given:
         whole("attempts", given["attempts"])
     for name in ("selection_mode", "retry_selection_mode"):

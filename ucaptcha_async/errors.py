@@ -4,7 +4,7 @@ Every exception of the library derives from [`UCaptchaError`][ucaptcha_async.UCa
 
     UCaptchaError
     ├── ConfigurationError        the client was set up wrongly (also a ValueError)
-    ├── ClientStateError          used before entry or after exit (also a RuntimeError)
+    ├── ClientStateError          not entered, closed, draining (also a RuntimeError)
     ├── InvalidTaskError          a field of the task is wrong (also a ValueError)
     │   ├── UnsupportedTaskError  the service does not know the task type
     │   └── ProxyError            the proxy is wrong or unreachable
@@ -12,13 +12,13 @@ Every exception of the library derives from [`UCaptchaError`][ucaptcha_async.UCa
     │   ├── AuthenticationError   the API key
     │   ├── InsufficientBalanceError
     │   └── AddressRefusedError   this IP address
-    ├── NoProviderError           nobody free to take the task
+    ├── NoProviderError           no provider free to take the task
     ├── RateLimitedError          HTTP 429
     ├── ServiceError              any other refusal, by its code; HTTP 5xx
     ├── TaskNotFoundError         unknown or expired task id
     ├── UnsolvableError           tried, not solved, refunded
     ├── SolveTimeoutError         the solve's own deadline (also a TimeoutError)
-    ├── SubmitUncertainError      sent, and no answer: charged or not, nobody knows
+    ├── SubmitUncertainError      sent, and no answer: perhaps charged
     ├── APIConnectionError        the service could not be reached
     ├── ProtocolError             an answer that is not the protocol's
     │   └── SolutionError         solved, but the solution lacks what its type promises
@@ -114,7 +114,10 @@ class ConfigurationError(UCaptchaError, ValueError):
 
 
 class ClientStateError(UCaptchaError, RuntimeError):
-    """The client was used before `async with` was entered, or after it was left."""
+    """The client is not entered yet, closed, draining, or used in another event loop.
+
+    A solve that still runs when the client closes ends with it, too: then `task_id` and `charged` say what is paid for.
+    """
 
 
 class InvalidTaskError(UCaptchaError, ValueError):

@@ -12,7 +12,29 @@ from decimal import Decimal
 
 import attrs
 
-from .errors import UCaptchaError
+from .errors import ConfigurationError, UCaptchaError
+
+LONGEST_CONTEXT = 512
+"""Characters of the longest `Context`."""
+
+
+class Context(str):
+    """What a hook may return for a `Started`: kept with the solve, and in its row of the journal.
+
+    A later call or process that takes the task up gets it back in its `TakenUp`. It is text of the hook's own, for
+    example a `traceparent`, and must hold no secret.
+
+    Raises:
+        ConfigurationError: It is empty, not printable, or longer than 512 characters.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Context:
+        """Check the text."""
+        if not text or not text.isprintable() or len(text) > LONGEST_CONTEXT:
+            raise ConfigurationError("a Context must be printable text of 1 to 512 characters", field="context")
+        return super().__new__(cls, text)
 
 
 @attrs.frozen(kw_only=True)
@@ -24,13 +46,63 @@ class Event:
         task_type: The kind of task (`"Turnstile"`), or its type where the kind is not known; empty where the event
             concerns the client as a whole.
         task_id: The id of the task, once the service has given one.
-        key: Your name for the piece of work, if you gave one.
+        key: Your name for the job, if you gave one.
+        solve_id: The same number for all events of one solve, and for no other solve of this process. 0 where the event
+            concerns none.
     """
 
     at: float
     task_type: str = ""
     task_id: str | None = None
     key: str | None = None
+    solve_id: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Started(Event):
+    """A solve has its place in flight, or a task that was submitted earlier is waited for.
+
+    A hook may return a `Context` for it.
+
+    Attributes:
+        queued: Seconds from the call to the place in flight.
+    """
+
+    queued: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class TakenUp(Event):
+    """An earlier call, perhaps of another process, submitted the task that this solve is about.
+
+    Attributes:
+        context: What its hook returned for its `Started`, where this is known.
+    """
+
+    context: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Requested(Event):
+    """A request has ended, with an answer or without.
+
+    Attributes:
+        endpoint: `createTask` or `getTaskResult`.
+        host: The service's host, with its port if the base URL has one.
+        seconds: From its departure to its end; 0 if it never left.
+        http_status: The status of the answer, if one came.
+        status: The service's word for the status of the task, if the answer was understood.
+        reason: The name of the error class, if it was not.
+        error_code: The service's code, if it gave one.
+    """
+
+    endpoint: str
+    host: str
+    seconds: float
+    http_status: int | None = None
+    status: str | None = None
+    reason: str | None = None
+    error_code: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +138,7 @@ class Polled(Event):
     """The service said that a task is not finished.
 
     Attributes:
-        status: The service's own word: `idle`, `processing`, or one that nobody has seen yet.
+        status: The service's own word: `idle`, `processing`, or an unknown one.
         polls: Polls of this task so far.
     """
 
@@ -134,7 +206,7 @@ class Failed(Event):
 
 @attrs.frozen(kw_only=True)
 class Cancelled(Event):
-    """The caller gave a solve up. With a `task_id`, the task is paid for and can be taken up with
+    """The caller gave up a solve. With a `task_id`, the task is paid for and can be resumed with
     `client.job(task_id)`.
     """
 
@@ -144,8 +216,8 @@ class Uncertain(Event):
     """A submit was sent and no readable answer came: the task may exist, and may have been charged. Or a solution came
     at once, without a task id, after the caller had given up.
 
-    Whoever waits for the solve gets a `SubmitUncertainError` as well; where nobody waits any more, or where the task is
-    submitted again, this event tells of it.
+    A caller that still waits gets a `SubmitUncertainError` as well; if the wait was given up, or the task is submitted
+    again, only this event tells of it.
     """
 
 
@@ -162,7 +234,7 @@ class JournalFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class PollRefused(Event):
-    """The service refused a poll with an account error or an unknown code. The wait goes on; told once for each code.
+    """The service refused a poll with an account error or an unknown code. The wait goes on. Once for each code.
 
     Attributes:
         error: What the service said.
@@ -173,7 +245,7 @@ class PollRefused(Event):
 
 @attrs.frozen(kw_only=True)
 class ServiceUnreachable(Event):
-    """Requests fail on the way: told at the first of them, once for the client.
+    """Requests do not reach the service: emitted at the first failure, once for the client.
 
     Attributes:
         reason: What happened.
@@ -205,7 +277,7 @@ class SubmitsResumed(Event):
 
 @attrs.frozen(kw_only=True)
 class ConnectionsDistrusted(Event):
-    """The service sent bytes that nobody asked for: for a while each connection carries one request."""
+    """The service sent unexpected bytes: for a while each connection carries one request."""
 
 
 @attrs.frozen(kw_only=True)
@@ -213,7 +285,7 @@ class TokenReady(Event):
     """A prefetched token is in stock.
 
     Attributes:
-        lead_time: Seconds from the begin of its solve to the stock.
+        lead_time: Seconds from the start of its solve to the stock.
     """
 
     lead_time: float
@@ -257,4 +329,4 @@ class TokenDelayed(Event):
 
 
 Hook = Callable[[Event], object]
-"""What `on_event` takes."""
+"""What `on_event` takes. What it returns means nothing, but for a `Context`."""

@@ -7,10 +7,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from ucaptcha_async.checks import describe, suggests
-from ucaptcha_async.errors import InvalidTaskError, UCaptchaError
+from ucaptcha_async.checks import describe
+from ucaptcha_async.errors import InvalidTaskError
 from ucaptcha_async.secrecy import SecretMapping, hidden
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -33,32 +33,6 @@ class Nested(Protocol):
     def encode_nested(self) -> JSON:
         """How it is written there."""
         ...
-
-
-def discreet(function: F) -> F:
-    """Raise the errors of `function` from here, so that no traceback with locals shows what was passed in."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (UCaptchaError, TypeError) as error:
-            problem = error.with_traceback(None)
-            problem.__context__ = None
-        del args, kwargs
-        try:
-            raise problem from None
-        finally:
-            del problem
-
-    return cast(F, call)
-
-
-def checked(cls: type[T]) -> type[T]:
-    """Class decorator, above the attrs one: wrong keywords name the right one, and errors show no arguments."""
-    cls = suggests(cls)
-    setattr(cls, "__init__", discreet(cls.__init__))  # noqa: B010 - type checkers take an assignment for a mistake
-    return cls
 
 
 @functools.cache
@@ -139,6 +113,8 @@ class NumericId(str):
     __slots__ = ()
 
 
-def wire_id(task_id: str) -> str | int:
+def wire_id(task_id: str) -> str | int | float:
     """A task's id as the service spells it: a number where it gave a number, text otherwise, digit for digit."""
-    return int(task_id) if isinstance(task_id, NumericId) else str(task_id)
+    if not isinstance(task_id, NumericId):
+        return str(task_id)
+    return int(task_id) if task_id.lstrip("-").isdecimal() else float(task_id)

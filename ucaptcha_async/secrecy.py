@@ -116,18 +116,3 @@ def passwords(value: object, name: str = "") -> Iterator[SecretStr]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from passwords(item, name)
-
-
-def without_frames(error: BaseException) -> BaseException:
-    """Drop the frames of an exception and of all it carries: their local values hold requests, and so the API key."""
-    todo, seen = [error], set()
-    while todo:
-        current = todo.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        current.__traceback__ = None
-        current.__dict__.pop("_request", None)
-        todo += [e for e in (current.__cause__, current.__context__) if e is not None]
-        todo += getattr(current, "exceptions", ())
-    return error

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from ucaptcha_async import TaskNotFoundError
-from ucaptcha_async.events import Solved, Uncertain
+from ucaptcha_async.events import Solved, TokenDelayed, Uncertain
 from ucaptcha_async.journal import State
 from ucaptcha_async.testing import TaskRecord
 
@@ -60,8 +60,13 @@ class Books:
             return str(heard.event.task_id)
         if heard.work is None:
             return None
-        bought = [r.accepted for r in self.submits[heard.work] if r.process == heard.process and r.answered]
-        return bought[-1] if bought else None
+        answers = [
+            request
+            for request in self.submits[heard.work]
+            if request.process == heard.process and request.answered and (request.heard_at or 0.0) <= heard.at
+        ]
+        latest = max(answers, key=lambda request: (not request.named, request.heard_at), default=None)
+        return None if latest is None else latest.accepted
 
     def _known(self) -> set[str]:
         """The tasks that somebody who can act on it was told of."""
@@ -70,6 +75,7 @@ class Books:
             known.update(map(str, process.abandoned))
         for call in self.world.calls:
             known |= call.ids
+        known |= {str(heard.event.task_id) for heard in self.world.heard if isinstance(heard.event, TokenDelayed)}
         return known | {task_id for _, _, task_id in self.solved if task_id is not None}
 
     def uncertain(self, work: str) -> int:

@@ -8,12 +8,13 @@ from typing import Any
 import anyio
 import attrs
 
-from ucaptcha_async import Solution, Task, UCaptchaError
+from ucaptcha_async import HCaptcha, ImageToText, RecaptchaV2, Solution, Task, Turnstile, UCaptchaError
 from ucaptcha_async.events import Event
 
-from .plan import Work
+from .plan import KINDS, Work
 
-PICTURE = "aGVsbG8="
+PICTURE = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+CLASSES = dict(zip(KINDS, (RecaptchaV2, Turnstile, HCaptcha), strict=False))
 
 current: ContextVar[Call | None] = ContextVar("current", default=None)
 """The call in whose context something happens."""
@@ -53,7 +54,7 @@ class Call:
 
     def cancel(self) -> None:
         """The user gives up."""
-        if self.scope is not None and self.cancelled_at is None:
+        if self.scope is not None and self.cancelled_at is None and self.ended is None:
             self.cancelled_at = anyio.current_time()
             self.scope.cancel()
 
@@ -78,9 +79,13 @@ class Heard:
     event: Event
 
 
-def task_for(work: Work) -> Task[Any]:
-    """The task that a user asks for."""
+def task_for(work: Work, *, typed: bool) -> Task[Any]:
+    """The task that a user asks for: of a class that knows its names, or of the one type."""
     url = f"https://example.com/{work.name}"
+    if typed and work.kind == "ImageToTextTask":
+        return ImageToText(image=PICTURE, website_url=url)
+    if typed:
+        return CLASSES[work.kind](website_url=url, website_key="0x4AAAAAAA")
     if work.kind == "ImageToTextTask":
         return Task(work.kind, body=PICTURE, websiteURL=url)
     return Task(work.kind, websiteURL=url, websiteKey="0x4AAAAAAA")

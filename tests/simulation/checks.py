@@ -26,16 +26,18 @@ from ucaptcha_async import (
     TaskNotFoundError,
     UCaptchaError,
     UnsolvableError,
+    UnsupportedTaskError,
 )
-from ucaptcha_async.events import Cancelled, Uncertain
+from ucaptcha_async.events import Cancelled, Solved, Uncertain
 from ucaptcha_async.journal import State
+from ucaptcha_async.testing import Amend, Json, Reword
 from ucaptcha_async.testing.books import most_in_window
 
 from .books import Books, work_of
 from .calls import Call
 from .network import Request
 from .plan import PRICES
-from .process import Process
+from .process import LIFETIME, Process
 from .world import World
 
 EPSILON = 1e-6
@@ -45,6 +47,10 @@ CLOSING = 1.0
 """Seconds that closing a connection may take under a shield."""
 
 REFUSED_FOR_NOW = {"ERROR_NO_SLOT_AVAILABLE", "NO_PROVIDERS_AVAILABLE", "ERROR_TOO_MUCH_REQUESTS"}
+NEXT_NAME = "TASK_NOT_SUPPORTED"
+
+REFUSED_NAMES = 60.0
+"""Seconds for which a client believes that a service takes none of the names that it knows."""
 
 Complaints = Iterator[str]
 
@@ -79,6 +85,8 @@ def nothing_twice(books: Books) -> Complaints:
     """No work is paid for twice, unless it was asked for, and said."""
     for work in books.accepted:
         calls = books.calls[work]
+        if calls and calls[0].work.shared:
+            continue  # see `stocks_agree`
         keyed = calls[0].work.keyed
         allowed = 1 if keyed else len(calls)
         if books.plan.on_uncertain == "resubmit":
@@ -96,6 +104,8 @@ def nothing_sent_again(books: Books) -> Complaints:
     if books.plan.on_uncertain == "resubmit":
         return
     for work, submits in books.submits.items():
+        if any(call.work.shared for call in books.calls[work][:1]):
+            continue  # many solves side by side
         keyed = books.calls[work][0].work.keyed
         for last, again in pairwise(submits):
             if not _may_follow(books, last) and (keyed or last.process == again.process):
@@ -106,7 +116,7 @@ def nothing_sent_again(books: Books) -> Complaints:
 def _may_follow(books: Books, last: Request) -> bool:
     if last.accepted is not None:
         return last.answered and books.tasks[last.accepted].refunded
-    refused = last.status == 429 or last.code in REFUSED_FOR_NOW
+    refused = last.status == 429 or last.code in {*REFUSED_FOR_NOW, NEXT_NAME}
     # Another user of the same work may try what was refused to the first. Only the service's own words refuse.
     users = len(books.calls[last.work or ""])
     final = users > 1 and (last.fate == "unsolicited_408" or (last.code is not None and (last.status or 500) < 500))
@@ -128,9 +138,9 @@ def no_false_alarms(books: Books) -> Complaints:
 def _is_clear(request: Request) -> bool:
     """Whether the answer to a submit was read, and says what became of it."""
     call = request.call
-    given_up = isinstance(call, Call) and call.ending not in ("solved", "error")
+    given_up = isinstance(call, Call) and (call.work.shared or call.ending not in ("solved", "error"))
     accepted = request.named and request.code is None and not given_up
-    return request.answered and (request.status == 429 or request.code in REFUSED_FOR_NOW or accepted)
+    return request.answered and (request.status == 429 or request.code in {*REFUSED_FOR_NOW, NEXT_NAME} or accepted)
 
 
 def money_agrees(books: Books) -> Complaints:
@@ -226,7 +236,7 @@ def claims_hold(books: Books) -> Complaints:
     """What an error says of the charge is true."""
     for call in books.world.calls:
         error = call.error
-        if error is None or call.ended is None:
+        if error is None or call.ended is None or call.work.shared:
             continue
         mine = [r.accepted for r in books.submits[call.work.name] if r.accepted is not None and r.call is call]
         mine += [str(error.task_id)] if error.task_id is not None else []
@@ -253,6 +263,39 @@ def budgets_hold(books: Books) -> Complaints:
             yield f"process {process.number} bought for {paid} with a budget of {process.budget.max_spend}"
         if process.budget.spent > process.budget.max_spend:
             yield f"process {process.number} counts {process.budget.spent} on a budget of {process.budget.max_spend}"
+
+
+# --- tokens that are ready before they are needed ---------------------------------------------------------------------
+
+
+def stocks_agree(books: Books) -> Complaints:
+    """Each token that was solved for a stock was taken once, got too old, or is left; and nobody took an old one."""
+    for process in books.world.processes:
+        for stock in process.stocks:
+            name, now = stock.work.name, stock.statistics
+            solved = sum(
+                heard.process == process.number and heard.work == name and isinstance(heard.event, Solved)
+                for heard in books.world.heard
+            )
+            takers = [call for call in books.calls[name] if call.process == process.number]
+            taken = [call.solution for call in takers if call.solution is not None]
+            if solved != now.handed_out + now.expired + len(stock.unused):
+                ends = f"{now.handed_out} taken, {now.expired} too old, {len(stock.unused)} left"
+                yield f"{name}: {solved} solved; {ends}"
+            if len(taken) != now.handed_out or len({solution.token for solution in taken}) != len(taken):
+                yield f"{name}: {now.handed_out} handed out, {len(taken)} taken, not all different"
+            if now.under_way or now.waiting:
+                yield f"{name}: {now.under_way} under way and {now.waiting} waiting after the end"
+            yield from _too_old(books, takers)
+
+
+def _too_old(books: Books, takers: list[Call]) -> Complaints:
+    if any(isinstance(fault, Amend | Json | Reword) for fault, _ in books.plan.faults):
+        return  # a service that says "pending" of a task that is solved
+    for call in takers:
+        owner = None if call.solution is None else books.owner(call.solution.raw)
+        if owner is not None and call.ended is not None and call.ended - owner.ready_at > LIFETIME * 2 / 3 + EPSILON:
+            yield f"{call.work.name}: took a token of {call.ended - owner.ready_at:.3f} s"
 
 
 # --- how requests leave -----------------------------------------------------------------------------------------------
@@ -319,7 +362,7 @@ def giving_up_is_quick(books: Books) -> Complaints:
         if took > most and call.work.how != "many":
             yield f"{call.work.name}: went on for {took:.3f} s after the user had given up"
         late = [r.number for r in submits if r.call is call and r.at > call.cancelled_at + EPSILON]
-        if late and call.work.how != "many":
+        if late and call.work.how not in ("many", "prefetch"):
             yield f"{call.work.name}: sent {late} after the user had given up"
 
 
@@ -359,6 +402,7 @@ def fresh_work_is_done(books: Books) -> Complaints:
             # The pool of an injected client does not say how old a connection is.
             stale = isinstance(call.error, SubmitUncertainError) and books.plan.injected
             poor = isinstance(call.error, BudgetExceededError) or _refused_late(books, call)
+            poor = poor or (isinstance(call.error, UnsupportedTaskError) and _lately_renamed(books, call))
             if call.ending != "solved" and not failed and not gone and not poor and not stale:
                 yield f"{work.name}: {call.ending} {call.error!r}"
         if not books.calls[work.name]:
@@ -369,6 +413,15 @@ def _refused_late(books: Books, call: Call) -> bool:
     """Whether the account was refused by an answer that was still on its way when the bill was paid."""
     late = (r for r in books.by_process[call.process] if (r.heard_at or 0.0) >= books.world.calm_at)
     return isinstance(call.error, AccountError) and any(r.status in (401, 402, 403) for r in late)
+
+
+def _lately_renamed(books: Books, call: Call) -> bool:
+    """Whether the service has changed its names in the middle of a search, so that it refused all."""
+    at = math.inf if books.plan.renamed is None else books.plan.renamed[0] + books.world.began_at
+    return at <= call.started and any(
+        r.code == NEXT_NAME and at <= (r.heard_at or 0.0) and (r.heard_at or 0.0) > call.started - REFUSED_NAMES
+        for r in books.requests
+    )
 
 
 def what_was_left_is_taken_up(books: Books) -> Complaints:
@@ -439,6 +492,7 @@ RULES: tuple[Callable[[Books], Complaints], ...] = (
     solved_is_solved,
     claims_hold,
     budgets_hold,
+    stocks_agree,
     windows_hold,
     polls_are_spaced,
     pauses_hold,

@@ -47,6 +47,8 @@ SOMETIMES = (
     *(f"ended_error_{kind}Error" for kind in ("Authentication", "Service", "TaskNotFound")),
     *(f"event_{kind}" for kind in ("Uncertain", "Throttled", "Retried", "Polled", "Cancelled", "Failed")),
     *(f"taken_up_{what}" for what in ("solved", "UnsolvableError")),
+    *(f"event_{kind}" for kind in ("TypeNameChosen", "TokenReady", "TokenTaken", "TokenExpired", "TokenDelayed")),
+    "renamed",
     "asked_again",
     "journal_vanished",
     "waited_again",

@@ -36,7 +36,10 @@ PRICES = {kind: Decimal(price) for kind, price in zip(KINDS, ("0.00299", "0.0014
 STEPS = ("begin", "accepted", "finished", "uncertain", "refused", "released", "abandoned", "take_up")
 """What is written into a journal."""
 
-How = Literal["solve", "submit", "many"]
+SPELLINGS = ("any", "own", "anticaptcha", "capsolver", "anysolver")
+"""Whose names of types a service may take."""
+
+How = Literal["solve", "submit", "many", "prefetch"]
 
 
 @attrs.frozen(kw_only=True)
@@ -47,9 +50,9 @@ class Work:
         name: Its name: in `websiteURL`, so that the service's books tell it, and its key, if it has one.
         kind: The task's type.
         at: When its user asks for it, in seconds after the world began.
-        how: By `solve`, by `submit` and `wait`, or as a part of `solve_many`.
+        how: By `solve`, by `submit` and `wait`, as a part of `solve_many`, or out of a stock of its own.
         keyed: Whether the journal knows it by name; then users may ask more than once.
-        calls: How many users ask for it, one second apart.
+        calls: How many users ask for it, one second apart; out of a stock, `patience` seconds apart.
         timeout: Seconds that each user has.
         attempts: How many tasks each may use.
         patience: Seconds that `Job.wait` is given at a time.
@@ -58,6 +61,7 @@ class Work:
         retries: How often a user who has given up asks again at once, for the same work by its name; the last time
             with patience.
         program: Which of the programs it belongs to; keyed work of program 0 is asked for by both.
+        ready: How many tokens its stock holds.
     """
 
     name: str
@@ -73,6 +77,12 @@ class Work:
     cancel_step: int | None = None
     retries: int = 0
     program: int = 0
+    ready: int = 0
+
+    @property
+    def shared(self) -> bool:
+        """Whether its tasks are one user's only by chance: they go to whoever comes."""
+        return self.how == "prefetch"
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +144,9 @@ class Plan:
         rates: Rates of the network's fates.
         idle_timeout: Seconds after which the service closes an idle connection.
         restarts: When the service restarts, and for how long it is away.
+        typed: Whether users ask with the classes of tasks, so that the client looks for the service's names of types.
+        types: Whose names the service takes.
+        renamed: When it begins to take another one's, in seconds after the world began, and whose; None for never.
     """
 
     seed: int
@@ -171,21 +184,26 @@ class Plan:
     rates: Mapping[str, float]
     idle_timeout: float
     restarts: tuple[tuple[float, float], ...]
+    typed: bool = False
+    types: str = "any"
+    renamed: tuple[float, str] | None = None
 
     @property
     def bound(self) -> float:
         """Seconds after the calm within which all must be done.
 
         A last poll may be lost for `request_timeout` and the next be `max_spacing` late; then every place in flight is
-        used again and again, at the pace that the limit allows.
+        used again and again, at the pace that the limit allows. Users of a stock come for a while yet.
         """
-        tasks = 3 + sum(work.calls * work.attempts for work in self.works)
+        tasks = 3 + sum((work.calls + 2 * work.ready) * work.attempts for work in self.works)
+        stocks = max((w.at + w.calls * w.patience + w.timeout for w in self.works if w.shared), default=0.0)
         turns = -(-tasks // self.in_flight)
         spacing = self.polling.max_spacing or 4 * self.polling.interval
         slowest = 8 * self.solve_median + 4 * self.polling.interval + 4 * self.request_timeout
         requests = tasks * (4 + slowest / self.polling.interval)
         return (
             300
+            + stocks
             + self.request_timeout
             + 2 * spacing
             + turns * slowest
@@ -297,13 +315,17 @@ class _Draw:
         injected = self.chance(0.12)
         vanishes = self.spread(1, calm_at) if journal and self.chance(0.12) else None
         dialect = self.dialect()
+        typed, types, renamed = self.names(calm_at)
         return Plan(
             seed=self.seed,
             # The pool of httpx itself loses connections under cancellation; that of httpx2 does not.
             library="httpx2" if injected else rng.choice(("httpx", "httpx2", "fast")),
             injected=injected,
             shares_limiter=shares,
-            works=self.works(calm_at, slowest=12 * delays[1], journal=journal, programs=programs),
+            works=(
+                *self.works(calm_at, slowest=12 * delays[1], journal=journal, programs=programs),
+                *self.stocks(calm_at, programs),
+            ),
             lives=tuple(self.lives(crashes=journal and not shares and vanishes is None) for _ in range(programs)),
             journal=journal,
             stores_solutions=self.chance(0.5),
@@ -335,6 +357,38 @@ class _Draw:
             # A connection that was used half a second ago is fit for a submit, unless the network is slower than that.
             idle_timeout=max(rng.choice((1.0, 2.0, 5.0, 15.0, 60.0, 600.0)), 0.6 + 4 * delays[1]),
             restarts=self.restarts(calm_at),
+            typed=typed,
+            types=types,
+            renamed=renamed,
+        )
+
+    def names(self, calm_at: float) -> tuple[bool, str, tuple[float, str] | None]:
+        """Whether users ask with classes, whose names of types the service takes, and whether that changes."""
+        rng = Random(f"{self.seed}:names")
+        if rng.random() < 0.4:
+            return False, "any", None
+        types, other = rng.sample(SPELLINGS, 2)
+        return True, types, (rng.uniform(1, calm_at), other) if rng.random() < 0.3 else None
+
+    def stocks(self, calm_at: float, programs: int) -> tuple[Work, ...]:
+        """Stocks of tokens, and how their users come."""
+        rng = Random(f"{self.seed}:stocks")
+        return tuple(
+            Work(
+                name=f"s{number}",
+                kind=rng.choice(KINDS[:3]),
+                at=rng.uniform(0, calm_at / 2),
+                how="prefetch",
+                calls=rng.choice((3, 10, 25)),
+                patience=rng.choice((0.2, 2.0, 10.0, 50.0)),
+                timeout=rng.choice((5.0, 60.0, 400.0)),
+                attempts=rng.choice((1, 1, 2)),
+                cancel_after=rng.choice((None, None, rng.uniform(0, 30))),
+                cancel_step=rng.choice((None, None, rng.randrange(1, 20))),
+                program=rng.randrange(programs),
+                ready=rng.choice((1, 3, 8)),
+            )
+            for number in range(rng.choice((0, 0, 0, 1, 2)))
         )
 
     def polling(self) -> Polling:

@@ -19,6 +19,8 @@ from ucaptcha_async import (
     Budget,
     ClientStatistics,
     Job,
+    Prefetch,
+    PrefetchStatistics,
     RateLimiter,
     SolveTimeoutError,
     Task,
@@ -39,6 +41,19 @@ KEY = "ucap_0123456789abcdef0123456789abcdef"
 CONTEXT = ssl.create_default_context()  # nobody uses it; making one for each world costs more than the world
 
 
+LIFETIME = 120.0
+"""Seconds that a token from a stock is good for; a third of it must be left."""
+
+
+@attrs.frozen
+class Stock:
+    """What came of a stock of tokens."""
+
+    work: Work
+    statistics: PrefetchStatistics
+    unused: tuple[str | None, ...]
+
+
 @attrs.define(eq=False)
 class Process:
     """One life of a program.
@@ -54,6 +69,7 @@ class Process:
         budget: Its budget.
         statistics: The client's, at an orderly end.
         unwritten: What it counts for solutions that it is about to write down.
+        stocks: What came of its stocks of tokens.
     """
 
     world: World
@@ -68,6 +84,7 @@ class Process:
     budget: Budget | None = None
     statistics: ClientStatistics | None = None
     unwritten: list[Decimal] = attrs.field(factory=list)
+    stocks: list[Stock] = attrs.field(factory=list)
     on_crash: Callable[[], None] = lambda: None
     _client: AsyncClient = attrs.field(init=False)
     _users_own: Any = None
@@ -190,6 +207,9 @@ class Process:
                     for work, calls in works:
                         for number in range(calls):
                             busy.start_soon(self._user, work, float(number))
+                    for work, _ in works:
+                        if work.how == "prefetch":
+                            busy.start_soon(self._stock, work)
                     batch = [work for work, _ in works if work.how == "many"]
                     if batch:
                         busy.start_soon(self._many, batch)
@@ -243,25 +263,24 @@ class Process:
     # Its users
 
     async def _user(self, work: Work, later: float) -> None:
-        if work.how == "many":
+        if work.how in ("many", "prefetch"):
             return
         await anyio.sleep_until(max(anyio.current_time(), self.world.began_at + work.at) + later)
         for turn in range(work.retries + 1):
             call = self._call(work)
             call.patient = 0 < work.retries == turn
-            await self._one_call(call)
+            await self._one_call(call, self._solve if work.how == "solve" else self._submit)
             if call.ending != "cancelled" or self.dead:
                 return
             self.world.fired["asked_again"] += turn < work.retries
 
-    async def _one_call(self, call: Call) -> None:
+    async def _one_call(self, call: Call, way: Callable[[Call], Awaitable[None]]) -> None:
         work = call.work
-        ways: dict[str, Callable[[Call], Awaitable[None]]] = {"solve": self._solve, "submit": self._submit}
         with anyio.CancelScope() as call.scope:
             if work.cancel_after is not None and not call.patient:
                 call.scope.deadline = call.started + work.cancel_after
             try:
-                await self._ended(call, ways[work.how](call))
+                await self._ended(call, way(call))
             except anyio.get_cancelled_exc_class():
                 self._cancelled(call)
                 raise
@@ -302,13 +321,13 @@ class Process:
     async def _solve(self, call: Call) -> None:
         work = call.work
         key = work.name if work.keyed else None
-        solution = await self._client.solve(task_for(work), timeout=work.timeout, attempts=work.attempts, key=key)
+        solution = await self._client.solve(self._task(work), timeout=work.timeout, attempts=work.attempts, key=key)
         if not self.dead:
             call.told(solution)
 
     async def _submit(self, call: Call) -> None:
         work = call.work
-        job = await self._client.submit(task_for(work), timeout=work.timeout, key=work.name if work.keyed else None)
+        job = await self._client.submit(self._task(work), timeout=work.timeout, key=work.name if work.keyed else None)
         if not self.dead and job.task_id is not None:
             call.ids.add(str(job.task_id))
         await self._wait(call, job)
@@ -327,6 +346,34 @@ class Process:
                     call.told(solution)
                 return
 
+    def _task(self, work: Work) -> Task[Any]:
+        return task_for(work, typed=self.world.plan.typed)
+
+    async def _stock(self, work: Work) -> None:
+        """Keep tokens ready, and let users take them."""
+        await anyio.sleep_until(max(anyio.current_time(), self.world.began_at + work.at))
+        current.set(Call(work, self.number, anyio.current_time()))  # in which the first are begun
+        stock = self._client.prefetch(
+            self._task(work), ready=work.ready, lifetime=LIFETIME, timeout=work.timeout, attempts=work.attempts
+        )
+        try:
+            async with stock as tokens, anyio.create_task_group() as users:
+                for _ in range(work.calls):
+                    users.start_soon(self._taker, work, tokens)
+                    await anyio.sleep(work.patience)
+        finally:
+            if not self.dead:
+                unused = tuple(solution.task_id for solution in stock.unused)
+                self.stocks.append(Stock(work, stock.statistics(), unused))
+
+    async def _taker(self, work: Work, tokens: Prefetch[Any]) -> None:
+        async def take(call: Call) -> None:
+            solution = await tokens.get()
+            if not self.dead:
+                call.told(solution)
+
+        await self._one_call(self._call(work), take)
+
     async def _many(self, works: list[Work]) -> None:
         calls: list[Call] = []
 
@@ -334,7 +381,7 @@ class Process:
             for work in works:
                 # In the context of whoever reads the input, which the solve inherits.
                 calls.append(self._call(work))
-                yield task_for(work)
+                yield self._task(work)
 
         def key(task: Task[Any]) -> str | None:
             return calls[-1].work.name if calls[-1].work.keyed else None

@@ -19,7 +19,7 @@ from ucaptcha_async.budget import Budget
 from ucaptcha_async.journal import ledger
 from ucaptcha_async.pacing import breaker, gcra, in_flight, limiter
 from ucaptcha_async.polling import PollClock
-from ucaptcha_async.solving import job, lease, session, stream, submit
+from ucaptcha_async.solving import job, lease, prefetch, session, stream, submit
 from ucaptcha_async.solving.lease import Fate, Money
 from ucaptcha_async.testing import DIALECTS, Error, Html
 from ucaptcha_async.transport import api, exchange, pool
@@ -128,8 +128,8 @@ def clings(patch: Patch) -> None:
     """A cancelled submit waits for its answer as long as it takes."""
     finish = submit.finish_after_cancel
 
-    async def finish_after_cancel(call: Any, asked: Any, grace: float) -> None:
-        await finish(call, asked, 60.0)
+    async def finish_after_cancel(loop: Any, call: Any, asked: Any, grace: float) -> None:
+        await finish(loop, call, asked, 60.0)
 
     patch.setattr(submit, "finish_after_cancel", finish_after_cancel)
 
@@ -147,7 +147,7 @@ def stays_broken(patch: Patch) -> None:
 def writes_no_intent(patch: Patch) -> None:
     """Submits are sent before anything is in the journal."""
 
-    async def begin(self: Any, key: Any) -> None:
+    async def begin(self: Any, key: Any, context: Any = None) -> None:
         return None
 
     patch.setattr(lease.Lease, "begin", begin)
@@ -397,6 +397,37 @@ def recovers_nothing(patch: Patch) -> None:
     patch.setattr(stream, "_open", nothing)
 
 
+# --- tokens that are ready before they are needed ---------------------------------------------------------------------
+
+STOCKED = {"how": "prefetch", "calls": 20, "ready": 3}
+
+
+@caught_by("stocks_agree", worlds=like(works=works(2, **STOCKED, timeout=60.0, patience=1.0)))
+def loses_tokens(patch: Patch) -> None:
+    """A token that comes while nobody waits is forgotten."""
+    put = prefetch.Prefetch._put
+
+    def put_for_somebody(self: Any, token: Any) -> None:
+        if self._line:
+            put(self, token)
+
+    patch.setattr(prefetch.Prefetch, "_put", put_for_somebody)
+
+
+FAR_APART = {"polling": Polling(schedule=(3.0, 45.0))}
+
+
+@caught_by("stocks_agree", worlds=like(works=works(2, **STOCKED, timeout=60.0, patience=30.0), **FAR_APART))
+def takes_tokens_for_new(patch: Patch) -> None:
+    """A token's age counts from when it came."""
+    arrived = prefetch.Prefetch._arrived
+
+    def arrives_new(self: Any, solution: Any, made_at: float, lead_time: float) -> bool:
+        return arrived(self, solution, anyio.current_time(), lead_time)
+
+    patch.setattr(prefetch.Prefetch, "_arrived", arrives_new)
+
+
 # --- what is left over ------------------------------------------------------------------------------------------------
 
 
@@ -433,7 +464,7 @@ def miscounts(patch: Patch) -> None:
 
     def emit(self: Any, kind: Any, call: Any = None, **details: Any) -> None:
         self.tally.solved += kind.__name__ == "Solved"
-        told(self, kind, call, **details)
+        return told(self, kind, call, **details)
 
     patch.setattr(session.Session, "emit", emit)
 

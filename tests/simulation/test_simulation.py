@@ -117,6 +117,7 @@ def test_a_world_without_faults(backend: Backend) -> None:
             retention=None,
             budget=None,
             leave_after=None,
+            renamed=None,
         )
         world = run_world(attrs.evolve(calm, balance=draw(0).balance * 100), backend)
 

@@ -15,6 +15,7 @@ import attrs
 from ucaptcha_async import RateLimiter, UCaptchaError
 from ucaptcha_async.events import Solved
 from ucaptcha_async.journal import Entry, MemoryJournal
+from ucaptcha_async.solving import type_search
 from ucaptcha_async.testing import FaultRates, LocalService, LogNormal
 from ucaptcha_async.testing.books import TaskRecord
 
@@ -86,6 +87,7 @@ class World:
             fault_rates=FaultRates(rates=plan.faults, seed=plan.seed),
             epoch=EPOCH,
             clock_skew=plan.skew,
+            types=plan.types,
         )
         self.network = Network(
             service=self.service,
@@ -154,6 +156,7 @@ class World:
             self.network.tasks = town
             town.start_soon(self._weather)
             town.start_soon(self._calm)
+            town.start_soon(self._rename)
             await self._course()
             town.cancel_scope.cancel()
         self.left_alive = tasks_alive() - alive
@@ -197,6 +200,14 @@ class World:
             self.trace("restart", away)
             await anyio.sleep(away)
             self.network.down = False
+
+    async def _rename(self) -> None:
+        if self.plan.renamed is not None:
+            at, types = self.plan.renamed
+            await anyio.sleep(at)
+            self.service.types = types
+            self.fired["renamed"] += 1
+            self.trace("takes the types of", types)
 
     async def _calm(self) -> None:
         """The faults stop."""
@@ -264,6 +275,7 @@ def run_world(plan: Plan | int, backend: Backend) -> World:
     """Run a world to its end, and check it."""
     from .checks import check
 
+    type_search.forget_all()  # what another world's service takes is nothing to this one
     world = World(draw(plan) if isinstance(plan, int) else plan, backend)
     try:
         run(world.run, backend, world.plan.seed)

@@ -199,6 +199,11 @@ async def the_client(client: AsyncClient) -> None:
             assert_type(outcome.solution, TextSolution)
             assert_type(outcome.error, UCaptchaError | None)
     assert_type(await client.gather([ImageToText(image=b"")]), list[Outcome[TextSolution]])
+    maybe: list[ImageToText | UCaptchaError] = []
+    assert_type(await client.gather(maybe), list[Outcome[TextSolution]])
+    async with client.solve_many(iter(maybe)) as outcomes:
+        async for outcome in outcomes:
+            assert_type(outcome, Outcome[TextSolution])
     async with client.prefetch(RecaptchaV2(website_url="https://e.com", website_key="k"), ready=5) as tokens:
         assert_type(tokens, Prefetch[TokenSolution])
         assert_type(await tokens.get(timeout=timedelta(seconds=5)), TokenSolution)

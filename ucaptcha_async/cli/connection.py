@@ -31,7 +31,7 @@ _LONGEST_KEY = 1000
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class Connection:
-    """How to reach the service. The API key itself is no option: arguments show in process lists.
+    """How to reach the service. There is deliberately no option for the API key: arguments are visible to others.
 
     Attributes:
         base_url: Where the service is.
@@ -52,7 +52,7 @@ class Connection:
         Parameter(
             group=SERVICE,
             help="A file whose first line is the API key. Default: the key is in the environment variable "
-            "UCAPTCHA_API_KEY. (The key itself is no option, because arguments show in process lists.)",
+            "UCAPTCHA_API_KEY. (There is deliberately no --api-key: arguments are visible to other processes.)",
         ),
     ] = None
     poll_interval: Annotated[

@@ -46,7 +46,7 @@ def demo(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
-    """Solve a mixed batch against a local uCaptcha, at once, and show its books. Needs no key, no money, no network.
+    """Solve a mixed batch against a local uCaptcha, at once, and show its records. Needs no key, no money, no network.
 
     Starts the local service on a free port in a second process, with solve times scaled down, solves reCAPTCHA v2 and
     v3, hCaptcha, Turnstile and images over real sockets, and asks the service what it charged. Exits 0 if every solved
@@ -126,7 +126,7 @@ async def _solve_all(url: str, count: int, quiet: bool) -> Run:
         async with client.solve_many(tasks(count)) as outcomes:
             async for outcome in outcomes:
                 peak = max(peak, client.statistics().in_flight + 1)
-                meter.count(outcome.task.type, ok=outcome.ok)
+                meter.count(outcome.task.kind, ok=outcome.ok)
                 done.append(outcome)
         requests = client.statistics().requests
     return Run(outcomes=done, elapsed=meter.elapsed, requests=requests, peak=peak)
@@ -134,7 +134,7 @@ async def _solve_all(url: str, count: int, quiet: bool) -> Run:
 
 @attrs.frozen(kw_only=True)
 class Audit:
-    """What the service's books say.
+    """What the service's records say.
 
     Attributes:
         charges: Charges in all.
@@ -143,8 +143,8 @@ class Audit:
         refunded: Their sum, USD.
         solved: Tasks that the client has a solution for.
         once: Those of them that were charged exactly once and not refunded.
-        twice: Pieces of work for which more than one charge stands.
-        wasted: Pieces of work that are paid for, though the client has no solution.
+        twice: Jobs for which more than one charge stands.
+        wasted: Jobs that are paid for, though the client has no solution.
         polls: Polls of all tasks.
     """
 
@@ -229,7 +229,7 @@ def _print(run: Run, audit: Audit) -> None:
     console.print(table)
     say(f"{len(run.outcomes)} CAPTCHAs in {duration(run.elapsed)}, {run.peak} at once, {run.requests} requests")
     say("")
-    say("The service's own books:")
+    say("The service's own records:")
     say(f"  charges  {audit.charges:>4}   USD {money(audit.charged, 5)}")
     say(f"  refunds  {audit.refunds:>4}   USD {money(audit.refunded, 5)}   (given up by the service)")
     say(f"  spent           USD {money(audit.spent, 5)}   for {audit.solved} solved tasks")

@@ -25,7 +25,7 @@ class Exit(IntEnum):
     DONE = 0
     """Everything that was asked for is done."""
     DEFECT = 1
-    """A defect of this program, or a promise that the books show broken (`demo`)."""
+    """A defect of this program, or a promise that the service's records show broken (`demo`)."""
     USAGE = 2
     """A wrong option, field or setting, found here or by the service. Nothing was charged."""
     ACCOUNT = 3
@@ -51,7 +51,7 @@ class Exit(IntEnum):
     TERMINATED = 143
     """Stopped by SIGTERM or SIGHUP. A batch goes on where it was when it is started again."""
     BROKEN_PIPE = 141
-    """Whoever read the output went away."""
+    """The program that read the output has ended."""
 
 
 class MissingFileError(InvalidTaskError):
@@ -93,7 +93,7 @@ def table() -> str:
 
 _DOC = {
     Exit.DONE: "everything that was asked for is done",
-    Exit.DEFECT: "a defect of this program, or (demo) a promise that the books show broken",
+    Exit.DEFECT: "a defect of this program, or (demo) a promise that the service's records show broken",
     Exit.USAGE: "a wrong option, field or setting, found here or by the service; nothing was charged",
     Exit.ACCOUNT: "the service refuses the key, the balance or this address",
     Exit.UNSOLVED: "not solved: given up and refunded, out of time, or unknown to the service",
@@ -106,5 +106,5 @@ _DOC = {
     Exit.ADDRESS: "the port of serve is in use, or may not be listened on",
     Exit.INTERRUPTED: "stopped by Ctrl-C",
     Exit.TERMINATED: "stopped by SIGTERM or SIGHUP",
-    Exit.BROKEN_PIPE: "whoever read the output went away",
+    Exit.BROKEN_PIPE: "the program that read the output has ended",
 }

@@ -51,7 +51,7 @@ def journal(
     forget: Annotated[
         list[str] | None,
         Parameter(
-            help="Give up an open piece of work, by its key or id, so that it may be submitted anew. May be repeated.",
+            help="Give up an open job, by its key or id, so that it may be submitted anew. May be repeated.",
             negative=(),
         ),
     ] = None,

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ucaptcha_async.events import Event, ServiceReached, ServiceUnreachable
 from ucaptcha_async.solving.statistics import ClientStatistics
 
 from .output import duration, money, note, one_line, progress_console
@@ -53,7 +54,7 @@ class Snapshot:
 
     Attributes:
         elapsed: Seconds since the start.
-        total: Pieces of work in all, if known.
+        total: Jobs in all, if known.
         solved: Those with a solution.
         failed: Those without one that have ended.
         in_flight: Tasks at the service, or on their way there.
@@ -79,7 +80,7 @@ class Snapshot:
 
     @property
     def done(self) -> int:
-        """Pieces of work that have ended."""
+        """Jobs that have ended."""
         return self.solved + self.failed
 
     def line(self) -> str:
@@ -105,11 +106,34 @@ class Snapshot:
 
 
 @attrs.define(eq=False)
+class Outage:
+    """Whether the service can be reached, as the events of a client tell it."""
+
+    _reason: str | None = None
+    _since: float = 0.0
+
+    def hear(self, event: Event) -> None:
+        """Take in an event of the client."""
+        if isinstance(event, ServiceUnreachable):
+            # Without the endpoint's name before it: all of them are away.
+            self._reason, self._since = event.reason.partition(": ")[2] or event.reason, event.at
+        elif isinstance(event, ServiceReached):
+            self._reason = None
+
+    def line(self) -> str | None:
+        """What to tell while it lasts: why, and for how long."""
+        if self._reason is None:
+            return None
+        return f"waiting for the service: {self._reason}, {duration(anyio.current_time() - self._since)}"
+
+
+@attrs.define(eq=False)
 class Meter:
     """Counts outcomes, and measures rates.
 
     Attributes:
-        total: Pieces of work in all, if known.
+        outage: Whether the service can be reached.
+        total: Jobs in all, if known.
         ended: Those that need no more work and are not counted below: done by an earlier run, rejected.
         stops_at: When what is in flight is given up (a time of the event loop), if it is stopping.
         remarks: More to tell.
@@ -119,6 +143,7 @@ class Meter:
     ended: int = 0
     stops_at: float | None = None
     remarks: tuple[str, ...] = ()
+    outage: Outage = attrs.field(factory=Outage)
     _solved: dict[str, int] = attrs.field(factory=dict)
     _failed: dict[str, int] = attrs.field(factory=dict)
     _started: float | None = None
@@ -135,18 +160,18 @@ class Meter:
         return 0.0 if self._started is None else anyio.current_time() - self._started
 
     def count(self, task_type: str, *, ok: bool) -> None:
-        """One piece of work has ended."""
+        """One job has ended."""
         counts = self._solved if ok else self._failed
         counts[task_type] = counts.get(task_type, 0) + 1
 
     @property
     def solved(self) -> int:
-        """Pieces of work with a solution."""
+        """Jobs with a solution."""
         return sum(self._solved.values())
 
     @property
     def failed(self) -> int:
-        """Pieces of work that ended without one."""
+        """Jobs that ended without one."""
         return sum(self._failed.values())
 
     def snapshot(self, statistics: ClientStatistics) -> Snapshot:
@@ -166,7 +191,7 @@ class Meter:
             spent=sum(statistics.spent.values(), Decimal(0)),
             left=self._left(now, done, statistics),
             kinds=self._kinds(statistics),
-            remarks=self.remarks,
+            remarks=(*filter(None, [self.outage.line()]), *self.remarks),
         )
 
     def _sample(self, now: float, done: int, requests: int) -> None:
@@ -261,8 +286,11 @@ async def _drawing(look: Callable[[], Snapshot], console: Console, every: float)
 
 
 @asynccontextmanager
-async def waiting(tell: Callable[[], str]) -> AsyncIterator[None]:
-    """Show on a terminal, for the length of the block, that something is waited for: what `tell` says, and how long."""
+async def waiting(tell: Callable[[], str], outage: Outage) -> AsyncIterator[None]:
+    """Show on a terminal, for the length of the block, that something is waited for: what `tell` says, and how long.
+
+    While the service cannot be reached, that is shown instead.
+    """
     mode, console, _ = choose_mode(quiet=False)
     if mode != "draw":
         yield
@@ -272,7 +300,7 @@ async def waiting(tell: Callable[[], str]) -> AsyncIterator[None]:
         async with anyio.create_task_group() as group:
 
             def show() -> None:
-                words = one_line(f"{tell()}, {duration(anyio.current_time() - started)}")
+                words = one_line(outage.line() or f"{tell()}, {duration(anyio.current_time() - started)}")
                 live.update(Text(words, style="cyan", no_wrap=True, overflow="ellipsis"), refresh=True)
 
             show()

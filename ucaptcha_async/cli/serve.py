@@ -6,6 +6,7 @@ import errno
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from decimal import Decimal
@@ -162,7 +163,7 @@ def serve(
     listener = _listen(host, port, any_host=any_host)
     try:
         app = cast(LocalService, Logged(service)) if verbose else service
-        server = _server(app, idle_timeout, lambda: say(f"listening on {url_of(listener)}"))
+        server = _server(app, idle_timeout, lambda: _tell(url_of(listener)))
         # Also for after the end: uvicorn raises the signals that it has caught once more when it is done.
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, lambda *_: setattr(server, "should_exit", True)) for number in signals}
@@ -174,6 +175,12 @@ def serve(
     finally:
         listener.close()
     return Exit.DONE
+
+
+def _tell(url: str) -> None:
+    say(f"listening on {url}")
+    if sys.stderr.isatty():  # people, and not programs
+        note(f"to use it: export UCAPTCHA_BASE_URL={url} UCAPTCHA_API_KEY=ucap_any")
 
 
 def _listen(host: str, port: int, *, any_host: bool) -> socket.socket:

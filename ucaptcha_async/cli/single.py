@@ -19,7 +19,7 @@ from .connection import Connection, JsonFlag, read_stdin
 from .exits import CommandError, Exit
 from .kinds import KINDS, build, find, main_field, parse_words, takes_proxy
 from .output import duration, money, note, say, say_json
-from .progress import waiting
+from .progress import Outage, waiting
 
 
 def balance(*, json: JsonFlag = False, connection: Connection | None = None) -> int:
@@ -108,9 +108,11 @@ class Progress:
     """How far a solve has come."""
 
     task_id: str | None = None
+    outage: Outage = attrs.field(factory=Outage)
 
     def hear(self, event: Event) -> None:
         """Take in an event of the client."""
+        self.outage.hear(event)
         if isinstance(event, Submitted):
             self.task_id = event.task_id
 
@@ -120,7 +122,7 @@ class Progress:
 
 async def _solve(client: AsyncClient, task: Task[Any], progress: Progress) -> Solution:
     try:
-        async with client, waiting(progress.__str__):
+        async with client, waiting(progress.__str__, progress.outage):
             return await client.solve(task)
     except SolveTimeoutError as error:
         if error.task_id is not None:
@@ -144,9 +146,10 @@ def result(
 
     Exits 0 if it is solved, 4 if it failed (and is refunded), 10 if it has not ended yet.
     """
-    client = (connection or Connection()).client(timeout=timeout)
+    outage = Outage()
+    client = (connection or Connection()).client(timeout=timeout, on_event=outage.hear)
     if wait:
-        _show(anyio.run(_wait, client, task_id), json=json)
+        _show(anyio.run(_wait, client, task_id, outage), json=json)
         return Exit.DONE
     state: TaskResult = anyio.run(_ask, client, task_id)
     if state.solution is not None:
@@ -161,8 +164,8 @@ def result(
     return Exit.PENDING
 
 
-async def _wait(client: AsyncClient, task_id: str) -> Solution:
-    async with client, waiting(lambda: f"waiting for task {task_id}"):
+async def _wait(client: AsyncClient, task_id: str, outage: Outage) -> Solution:
+    async with client, waiting(lambda: f"waiting for task {task_id}", outage):
         return await client.job(task_id).wait()
 
 

@@ -1,20 +1,12 @@
-"""What a journal is, and the half that all journals share: reports become changes of the ledger."""
+"""What a journal is."""
 
 from __future__ import annotations
 
-import json
-import math
-from abc import abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping
 from decimal import Decimal
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, cast, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-from ucaptcha_async.checks import wrong
-from ucaptcha_async.errors import ConfigurationError
-
-from .ledger import Abandoned, Accepted, Begin, Change, Finished, Forgotten, Lost, Refused, Released, TakeUp, Uncertain
-from .records import JSON, Claim, Entry, Intent, State, Total, checked_intent, clean
+from .records import JSON, Claim, Entry, Intent, State, Total
 
 
 @runtime_checkable
@@ -94,7 +86,7 @@ class Journal(Protocol):
         ...
 
     async def lost(self, submit_id: str) -> None:
-        """Record that the service does not know the task any more, so that nobody knows whether it was charged.
+        """Record that the service does not know the task any more, so that it is unknown whether it was charged.
 
         The row becomes `uncertain` and keeps its `task_id` and its key.
         """
@@ -109,18 +101,18 @@ class Journal(Protocol):
         ...
 
     async def abandoned(self, submit_id: str) -> None:
-        """Record that nobody here waits any more. The row stays open, free to be taken up."""
+        """Record that the wait was given up here. The row stays open, free to be resumed."""
         ...
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first.
+        """What is open and not worked on by a living process, oldest first.
 
         The intents of dead processes show as `State.UNCERTAIN`: they may have been sent.
         """
         ...
 
     async def take_up(self, entry: Entry) -> Entry | None:
-        """Become answerable for an open entry. `None`: somebody else was faster, or it has ended."""
+        """Become answerable for an open entry. `None`: another process was faster, or it has ended."""
         ...
 
     async def forget(self, submit_id: str) -> bool:
@@ -132,7 +124,7 @@ class Journal(Protocol):
         ...
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         ...
 
     def entries(self, *, account: str | None = None, states: Collection[State] | None = None) -> AsyncIterator[Entry]:
@@ -152,107 +144,3 @@ class Journal(Protocol):
             How many.
         """
         ...
-
-
-class Reporting:
-    """The half that all journals share."""
-
-    def __init__(self, *, store_solutions: bool = False) -> None:
-        self.store_solutions = store_solutions
-
-    @abstractmethod
-    async def _write(self, change: Change) -> object:
-        """Apply a change, durably."""
-        raise NotImplementedError
-
-    @abstractmethod
-    async def open(self) -> None:
-        """Get ready."""
-        raise NotImplementedError
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Write what is left, and close."""
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def begin(self, intent: Intent, *, resubmit: bool = False) -> Claim:
-        """Ask to submit."""
-        return cast("Claim", await self._write(Begin(checked_intent(intent), resubmit)))
-
-    async def accepted(self, submit_id: str, task_id: str) -> None:
-        """Record the task's id."""
-        await self._write(Accepted(submit_id, clean(task_id)))
-
-    async def finished(
-        self,
-        submit_id: str,
-        state: Literal[State.SOLVED, State.FAILED],
-        *,
-        task_id: str | None = None,
-        cost: Decimal | None = None,
-        solve_time: float | None = None,
-        error_code: str | None = None,
-        solution: Mapping[str, JSON] | None = None,
-    ) -> bool:
-        """Record the end; whether this report was the first."""
-        if state not in (State.SOLVED, State.FAILED):
-            raise wrong("state", state, "State.SOLVED or State.FAILED", ConfigurationError)
-        change = Finished(
-            submit_id,
-            state,
-            clean(task_id),
-            str(cost) if cost is not None and cost.is_finite() else None,
-            clean(error_code),
-            float(solve_time) if solve_time is not None and math.isfinite(solve_time) else None,
-            _serialised(solution) if self.store_solutions and state is State.SOLVED else None,
-        )
-        del solution  # a secret, not to be found in the traceback of what the next line may raise
-        return cast("bool", await self._write(change))
-
-    async def uncertain(self, submit_id: str) -> None:
-        """Record that no answer was read."""
-        await self._write(Uncertain(submit_id))
-
-    async def lost(self, submit_id: str) -> None:
-        """Record that the service does not know the task any more."""
-        await self._write(Lost(submit_id))
-
-    async def refused(self, submit_id: str, error_code: str | None = None) -> None:
-        """Record that the service did not take it."""
-        await self._write(Refused(submit_id, clean(error_code)))
-
-    async def released(self, submit_id: str) -> None:
-        """Record that it was never sent."""
-        await self._write(Released(submit_id))
-
-    async def abandoned(self, submit_id: str) -> None:
-        """Record that nobody here waits any more."""
-        await self._write(Abandoned(submit_id))
-
-    async def take_up(self, entry: Entry) -> Entry | None:
-        """Become answerable for an open entry."""
-        return cast("Entry | None", await self._write(TakeUp(entry.submit_id)))
-
-    async def forget(self, submit_id: str) -> bool:
-        """Give up a row by hand."""
-        return cast("bool", await self._write(Forgotten(submit_id)))
-
-    def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} belongs to one process and cannot be pickled")
-
-
-def _serialised(solution: Mapping[str, JSON] | None) -> str | None:
-    """A solution as JSON; None for what is none, so that an odd solution cannot lose the news that it was paid."""
-    try:
-        return None if solution is None else json.dumps(dict(solution))
-    except (TypeError, ValueError, RecursionError):
-        return None

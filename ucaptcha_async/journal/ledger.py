@@ -30,6 +30,7 @@ class Row:
     created_at: float = 0.0
     updated_at: float = 0.0
     solution: str | None = attrs.field(default=None, repr=False)
+    context: str | None = None
 
     @property
     def numeric_id(self) -> int | None:
@@ -52,6 +53,7 @@ class Row:
             created_at=moment(self.created_at),
             updated_at=moment(self.updated_at),
             solution=parsed(self.solution),
+            context=self.context,
         )
 
 
@@ -160,6 +162,7 @@ class Begin:
             owner=book.owner,
             created_at=float(intent.created_at),
             updated_at=now,
+            context=intent.context,
         )
         book.put(row)
         return Claim(kind=ClaimKind.NEW, entry=row.entry(), mine=True)

@@ -1,4 +1,4 @@
-"""A journal in memory: for simulations and tests, and to name pieces of work within one process."""
+"""A journal in memory: for simulations and tests, and to name jobs within one process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import attrs
 
 from ucaptcha_async.errors import ClientStateError
 
-from .base import Reporting
 from .ledger import Begin, Book, Change, TakeUp, is_free
 from .records import JSON, OPEN, Entry, State, Total, parsed
+from .reporting import Reporting
 
 
 class _Book(Book):
@@ -64,7 +64,7 @@ class MemoryJournal(Reporting):
         return twin
 
     def crash(self) -> None:
-        """Die as a killed process does: nothing more is written, and the rows are left behind. `open` starts anew."""
+        """Die as a killed process does: nothing more is written, and the rows are left behind. `open` starts again."""
         self._book.living.discard(self._book.owner)
         self._opened = 0
 
@@ -93,14 +93,14 @@ class MemoryJournal(Reporting):
         return change.apply(self._book, self._clock())
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first."""
+        """What is open and not worked on by a living process, oldest first."""
         await anyio.lowlevel.checkpoint()
         rows = [row for row in self._book.by_id.values() if row.account == account and row.state in OPEN]
         free = [row for row in rows if is_free(self._book, row)]
         return [row.entry(State.UNCERTAIN if row.state is State.INTENT else None) for row in free]
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         await anyio.lowlevel.checkpoint()
         holder = self._book.holder(account, key)
         return None if holder is None else parsed(holder.solution)

@@ -19,7 +19,7 @@ from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
 from ucaptcha_async.json_values import NumericId
 
-_NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses some thousand digits
+_NUMBER = re.compile(r"-?[0-9]{1,1000}(\.[0-9]{1,1000})?(E[+-]?[0-9]{1,2})?")  # int() refuses some thousand digits
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
@@ -78,9 +78,10 @@ class Intent:
         account: [`fingerprint`][ucaptcha_async.journal.fingerprint] of the API key and the service.
         host: The service's host, for listings.
         type: The task's type. Its other fields are not recorded: they may hold proxy passwords.
-        key: The caller's name for the piece of work; stored as it is. `None`: nameless, never deduplicated.
+        key: The caller's name for the job; stored as it is. `None`: nameless, never deduplicated.
         submit_id: The row's own id, ordered by time.
         created_at: Wall time, Unix seconds.
+        context: What a hook wants later processes to know of the solve: see [`Context`][ucaptcha_async.events.Context].
     """
 
     account: str
@@ -89,6 +90,7 @@ class Intent:
     key: str | None = None
     submit_id: str = attrs.field(factory=new_id)
     created_at: float = attrs.field(factory=time.time)
+    context: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -100,30 +102,32 @@ class Entry:
         account: Fingerprint of the API key and the service.
         host: The service's host.
         type: The task's type.
-        key: The caller's name for the piece of work.
         state: How far it has come.
+        created_at: When the intent was written (UTC).
+        updated_at: When the row last changed (UTC).
+        key: The caller's name for the job.
         task_id: The service's id, once accepted.
         cost: USD, once known.
         error_code: The service's code of a failure or refusal.
         solve_time: Seconds, once known.
-        created_at: When the intent was written (UTC).
-        updated_at: When the row last changed (UTC).
         solution: What the service sent, if solutions are stored. A secret: neither shown nor pickled.
+        context: What a hook said of the solve at its start.
     """
 
     submit_id: str
     account: str
     host: str
     type: str
-    key: str | None = None
     state: State
+    created_at: datetime
+    updated_at: datetime
+    key: str | None = None
     task_id: str | None = None
     cost: Decimal | None = None
     error_code: str | None = None
     solve_time: float | None = None
-    created_at: datetime
-    updated_at: datetime
     solution: Mapping[str, JSON] | None = attrs.field(default=None, repr=False)
+    context: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, ({**attrs.asdict(self, recurse=False), "solution": None},)
@@ -140,8 +144,8 @@ class Claim:
     Attributes:
         kind: What was found.
         entry: The row: the new one, or the one that holds the key.
-        mine: Whether this journal is now answerable for the row. `False` with `HELD`: somebody alive waits for the same
-            task already.
+        mine: Whether this journal is now answerable for the row. `False` with `HELD`: another living process waits for
+            the same task already.
     """
 
     kind: ClaimKind
@@ -204,8 +208,9 @@ def checked_intent(intent: Intent) -> Intent:
     """Refuse what no file could hold."""
     for field in ("account", "host", "type", "submit_id"):
         _text(field, getattr(intent, field))
-    if intent.key is not None:
-        _text("key", intent.key)
+    for field in ("key", "context"):
+        if getattr(intent, field) is not None:
+            _text(field, getattr(intent, field))
     return intent
 
 

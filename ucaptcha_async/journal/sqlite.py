@@ -14,9 +14,9 @@ import anyio
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
-from .base import Reporting
 from .ledger import Change
 from .records import JSON, Entry, State, Total
+from .reporting import Reporting
 from .store import BusyError, Store
 from .threads import Job
 from .writer import Writer
@@ -177,7 +177,7 @@ class SQLiteJournal(Reporting):
                     raise
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first."""
+        """What is open and not worked on by a living process, oldest first."""
         after: int | None = -1
         entries: list[Entry] = []
         while after is not None:
@@ -187,7 +187,7 @@ class SQLiteJournal(Reporting):
         return entries
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         self._ready()
         return await self._patiently(self._store.solution_for, account, key)
 

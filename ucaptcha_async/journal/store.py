@@ -57,25 +57,26 @@ CREATE TABLE submits (
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL,
     solution   TEXT,
-    numeric_id INTEGER
+    numeric_id INTEGER,
+    context    TEXT
 );
 CREATE UNIQUE INDEX held_keys ON submits (account, key) WHERE key IS NOT NULL AND state IN ({_words(HOLDS_KEY)});
 CREATE INDEX open_rows ON submits (account) WHERE state IN ({_words(OPEN)});
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
-_NEWER = "ALTER TABLE submits ADD COLUMN numeric_id INTEGER"
-"""Added to a file of the same version that an earlier release made; that release goes on to use the file."""
+_NEWER = {"numeric_id": "INTEGER", "context": "TEXT"}
+"""Columns added to a file of the same version that an earlier release made; that release goes on to use the file."""
 
 _TEXT = ("submit_id", "account", "host", "key", "type", "state", "owner", "task_id", "cost", "error_code")
 _REAL = ("solve_time", "created_at", "updated_at")
-_COLUMNS = (*_TEXT, *_REAL, "solution", "numeric_id")
+_COLUMNS = (*_TEXT, *_REAL, "solution", "numeric_id", "context")
 _STATES = {str(state): state for state in State}
 # A hostile file may hold any type in any column; the casts leave only text, numbers and NULL. JSON has no infinity.
 _NUMBER = "CASE WHEN abs(CAST({0} AS REAL)) < 1e300 THEN CAST({0} AS REAL) END"
 _CASTS = ", ".join([*(f"CAST({c} AS TEXT)" for c in _TEXT), *(_NUMBER.format(c) for c in _REAL)])
-_ROW = f"json_array({_CASTS}, CAST(solution AS TEXT), numeric_id IS 1)"
-_BARE_ROW = f"json_array({_CASTS}, NULL, numeric_id IS 1)"
+_ROW = f"json_array({_CASTS}, CAST(solution AS TEXT), numeric_id IS 1, CAST(context AS TEXT))"
+_BARE_ROW = f"json_array({_CASTS}, NULL, numeric_id IS 1, CAST(context AS TEXT))"
 
 _BY_ID = f"SELECT json_group_array({_ROW}) FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _BY_KEY = f"""
@@ -408,7 +409,7 @@ class Store:
 
     def _check(self, db: sqlite3.Connection) -> None:
         """Make the schema in an empty file; refuse a file of somebody else, or of a later version."""
-        if self._marks(db) == (APPLICATION_ID, VERSION) and _is_complete(db):
+        if self._marks(db) == (APPLICATION_ID, VERSION) and not _missing(db):
             return
         db.execute("BEGIN IMMEDIATE")
         application, version = self._marks(db)
@@ -420,8 +421,8 @@ class Store:
         if empty:
             for statement in SCHEMA.split(";\n"):
                 db.execute(statement)
-        elif not _is_complete(db):
-            db.execute(_NEWER)
+        for column in _missing(db):
+            db.execute(f"ALTER TABLE submits ADD COLUMN {column} {_NEWER[column]}")
         db.execute("COMMIT")
 
     def _marks(self, db: sqlite3.Connection) -> tuple[int, int]:
@@ -461,9 +462,10 @@ def _identity(file: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _is_complete(db: sqlite3.Connection) -> bool:
-    """Whether the file has the columns that were added since the first release."""
-    return "numeric_id" in [column[1] for column in db.execute("PRAGMA table_info(submits)")]
+def _missing(db: sqlite3.Connection) -> list[str]:
+    """The columns that were added since the first release, and that the file does not have yet."""
+    known = {column[1] for column in db.execute("PRAGMA table_info(submits)")}
+    return [column for column in _NEWER if column not in known]
 
 
 class _Page(Book):
@@ -556,9 +558,9 @@ _NO_ROW = (None,) * len(_COLUMNS)
 def _row(values: Sequence[Any]) -> Row | None:
     """A row of the file, or None if it makes no sense."""
     submit_id, account, host, key, kind, word, owner, task_id, cost, code, seconds, created, updated, *more = values
-    solution, numeric = more
+    solution, numeric, context = more
     state = _STATES.get(word)
     if state is None or submit_id is None or account is None:
         return None
-    end = (owner, task_id_of(task_id, numeric), cost, code, seconds, created or 0.0, updated or 0.0, solution)
+    end = (owner, task_id_of(task_id, numeric), cost, code, seconds, created or 0.0, updated or 0.0, solution, context)
     return Row(submit_id, account, host or "", key, kind or "", state, *end)

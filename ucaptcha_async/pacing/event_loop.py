@@ -1,24 +1,69 @@
-"""The event loop that runs, asked for once: its clock, its sleep, and the way back into it from any thread."""
+"""The event loop that runs, asked for once: its clock, its sleep, its tasks, and the way into it from any thread.
+
+What anyio offers for these is right, and costs more: it asks for the loop at each question, and a task of its groups
+holds twice as much as one of the loop's own.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
+import functools
+import math
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
+import anyio
 import attrs
 
 from ucaptcha_async.errors import ClientStateError
 
 
+class Signal(Protocol):
+    """What one task waits for: an event for one waiter at a time."""
+
+    def set(self) -> None:
+        """Let the waiter go on, now or when it comes."""
+        ...
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        ...
+
+    def wait(self) -> Awaitable[None]:
+        """Wait until it is set; a checkpoint only if it is not."""
+        ...
+
+
+class Running(Protocol):
+    """A task that was spawned."""
+
+    def cancel(self) -> object:
+        """Cancel it."""
+        ...
+
+
+class Stopped(Exception):  # noqa: N818 - it is never raised: it tells how a task ended
+    """A spawned task was cancelled, by `Running.cancel` or by the event loop's end."""
+
+
+Ended = Callable[[Any, BaseException | None], None]
+Spawn = Callable[[Coroutine[Any, Any, object], Ended, Any], Running]
+
+
 @attrs.frozen(eq=False)
 class EventLoop:
-    """One running event loop, of asyncio or trio. Asking anyio for it at each question takes a tenth of a solve.
+    """One running event loop, of asyncio or trio.
 
     Attributes:
         identity: What is the same as long as it is the same loop.
         time: The loop's clock, in seconds.
         sleep: Sleeps for seconds; a checkpoint even for 0.
+        spawn: Starts a task that no cancel scope around the caller reaches. At its end it calls `ended(key, error)`:
+            `None` for a good end, `Stopped` for a cancelled one. Whoever starts it keeps what is returned, and waits
+            for that call.
         call_soon: Runs a function in the loop; right from any thread, and from a finaliser.
         runs_here: Whether this is the loop that runs the caller.
         is_trio: Whether it is trio's.
@@ -27,6 +72,7 @@ class EventLoop:
     identity: object
     time: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
+    spawn: Spawn = attrs.field(repr=False)
     call_soon: Callable[[Callable[[], object]], object] = attrs.field(repr=False)
     runs_here: Callable[[], bool] = attrs.field(repr=False)
     is_trio: bool
@@ -66,9 +112,7 @@ def current() -> EventLoop:
         def runs_in_trio() -> bool:
             return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token
 
-        return EventLoop(token, trio.current_time, trio.sleep, token.run_sync_soon, runs_in_trio, True)
-    import asyncio
-
+        return EventLoop(token, trio.current_time, trio.sleep, _spawn_in_trio, token.run_sync_soon, runs_in_trio, True)
     loop = asyncio.get_running_loop()
 
     def runs_in_asyncio() -> bool:
@@ -77,7 +121,115 @@ def current() -> EventLoop:
         except RuntimeError:
             return False
 
-    return EventLoop(loop, loop.time, asyncio.sleep, loop.call_soon_threadsafe, runs_in_asyncio, False)
+    sleep, spawn = _sleeper(loop), functools.partial(_spawn_in_asyncio, loop)
+    return EventLoop(loop, loop.time, sleep, spawn, loop.call_soon_threadsafe, runs_in_asyncio, False)
+
+
+def signal() -> Signal:
+    """A signal for a task of the running event loop."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        made: Signal = trio.Event()
+        return made
+    return _AsyncioSignal()
+
+
+async def wait_through(waited: Signal, deadline: float = math.inf) -> None:
+    """Wait for a signal, or for a time of the loop's clock, whatever happens.
+
+    A cancellation that comes meanwhile is raised at the end.
+    """
+    cancelled = None
+    while not waited.is_set() and anyio.current_time() < deadline:
+        try:
+            with anyio.CancelScope(deadline=deadline, shield=True):
+                await waited.wait()
+        except anyio.get_cancelled_exc_class() as error:  # no shield keeps out asyncio's own `Task.cancel()`
+            cancelled = error
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled  # the frame must not keep its own exception alive
+
+
+class _AsyncioSignal:
+    __slots__ = ("_is_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self) -> Awaitable[None]:
+        self._waiter = asyncio.get_running_loop().create_future()
+        if self._is_set:
+            self._waiter.set_result(None)
+        return self._waiter
+
+
+def _sleeper(loop: asyncio.AbstractEventLoop) -> Callable[[float], Awaitable[None]]:
+    """`asyncio.sleep`, without a copy of the context for each timer."""
+    context = contextvars.copy_context()
+
+    async def sleep(seconds: float) -> None:
+        if seconds <= 0:
+            return await asyncio.sleep(0)
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _wake, future, context=context)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    return sleep
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _spawn_in_asyncio(
+    loop: asyncio.AbstractEventLoop, way: Coroutine[Any, Any, object], ended: Ended, key: Any
+) -> Running:
+    task = loop.create_task(way)
+    # Not in the task itself: asyncio does not even start a task that is cancelled at once.
+    task.add_done_callback(functools.partial(_tell, ended, key))
+    return task
+
+
+def _tell(ended: Ended, key: Any, task: asyncio.Task[object]) -> None:
+    ended(key, Stopped() if task.cancelled() else task.exception())
+
+
+def _spawn_in_trio(way: Coroutine[Any, Any, object], ended: Ended, key: Any) -> Running:
+    import trio
+
+    scope = trio.CancelScope()
+
+    async def system_task() -> None:
+        end: BaseException | None = Stopped()
+        try:
+            with scope:
+                await way
+                end = None
+        except trio.Cancelled:  # the event loop ends
+            raise
+        except BaseException as error:  # what comes out of a system task would end trio
+            end = error
+        finally:
+            ended(key, end)
+
+    trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
+    return scope
 
 
 def _running() -> object | None:
@@ -85,9 +237,6 @@ def _running() -> object | None:
     if trio is not None and trio.lowlevel.in_trio_run():
         token: object = trio.lowlevel.current_trio_token()
         return token
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return None
     try:
         loop: object = asyncio.get_running_loop()
     except RuntimeError:

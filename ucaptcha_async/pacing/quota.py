@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Mapping
 from email.utils import mktime_tz, parsedate_tz
 
@@ -43,6 +44,13 @@ class Reading:
             retry_after=_number(retry),
             retry_date=_date(retry),
         )
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds that the answer asks to wait, however it says so: a date is meant by the clock of its own `Date`."""
+        if self.retry_after is not None or self.retry_date is None:
+            return self.retry_after
+        return max(0.0, self.retry_date - (time.time() if self.date is None else self.date))
 
 
 @functools.lru_cache(maxsize=64)  # most answers say the same as the one before

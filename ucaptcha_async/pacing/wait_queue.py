@@ -6,15 +6,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-import anyio
-import attrs
+from .event_loop import Signal, signal
 
 T = TypeVar("T")
 
 
-@attrs.define(eq=False)
 class _Place:
-    called: anyio.Event = attrs.field(factory=anyio.Event)
+    __slots__ = ("called",)
+
+    def __init__(self) -> None:
+        self.called: Signal = signal()
 
 
 class WaitQueue(Generic[T]):
@@ -71,7 +72,7 @@ class WaitQueue(Generic[T]):
         recalled = list(self._handed.items())
         self._handed.clear()
         for place, _ in reversed(recalled):
-            place.called = anyio.Event()
+            place.called = signal()
             self._line[place] = None
             self._line.move_to_end(place, last=False)
         return [handed for _, handed in recalled]

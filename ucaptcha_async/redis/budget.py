@@ -18,7 +18,7 @@ import anyio
 import attrs
 
 from ucaptcha_async.budget import DEFAULT_ESTIMATE, BudgetStatistics, Money, amount
-from ucaptcha_async.checks import Seconds, seconds, suggests, wrong
+from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import BudgetExceededError, ConfigurationError, UCaptchaError
 
 from .batches import Batching, Order
@@ -289,7 +289,6 @@ class RedisReservation:
     fate: str = attrs.field(default="open", repr=False)
 
 
-@suggests
 class RedisBudget(Batching[list[str]]):
     """A bound on what all processes that use the same Redis and `name` may spend together.
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import anyio
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds, suggests, whole, wrong
+from ucaptcha_async.checks import Seconds, seconds, whole, wrong
 from ucaptcha_async.errors import ConfigurationError
 from ucaptcha_async.pacing import InFlightStatistics
 
@@ -111,7 +111,6 @@ class _Waiter:
     error: RedisUnavailableError | None = None
 
 
-@suggests
 class RedisInFlight(Shared):
     """At most `limit` tasks at the service, for all processes that use the same Redis and `name` together.
 

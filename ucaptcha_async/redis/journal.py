@@ -20,12 +20,12 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import Seconds, seconds, suggests
+from ucaptcha_async.checks import Seconds, seconds
 from ucaptcha_async.errors import ClientStateError, JournalError
 from ucaptcha_async.journal import Claim, ClaimKind, Entry, State, Total
-from ucaptcha_async.journal.base import Reporting
 from ucaptcha_async.journal.ledger import Abandoned, Begin, Book, Change, Released, Row, TakeUp, is_free
 from ucaptcha_async.journal.records import HOLDS_KEY, JSON, OPEN, parsed
+from ucaptcha_async.journal.reporting import Reporting
 from ucaptcha_async.json_values import NumericId
 
 from .batches import Batching, Order
@@ -197,7 +197,6 @@ class _Page(Book):
         return row.submit_id in self.dropped or row.state not in HOLDS_KEY
 
 
-@suggests
 class RedisJournal(Batching[Change], Reporting):
     """A [`Journal`][ucaptcha_async.journal.Journal] in Redis, which all processes with the same `name` share.
 
@@ -459,7 +458,7 @@ class RedisJournal(Batching[Change], Reporting):
         self._wake()
 
     async def open_entries(self, account: str) -> list[Entry]:
-        """What is open and worked on by nobody alive, oldest first."""
+        """What is open and not worked on by a living process, oldest first."""
         self._check_open()
         entries: list[Entry] = []
         after, last = f"[{account} ", f"({account}!"
@@ -475,7 +474,7 @@ class RedisJournal(Batching[Change], Reporting):
         return sorted(entries, key=lambda entry: entry.submit_id)
 
     async def solution_for(self, account: str, key: str) -> Mapping[str, JSON] | None:
-        """The stored solution of a finished piece of work."""
+        """The stored solution of a finished job."""
         self._check_open()
         try:
             page, _ = await self._read([], [(account, key)])
@@ -550,7 +549,7 @@ def _open(row: Row) -> str:
 def _raw(row: Row) -> str:
     task_id = [row.task_id, 1] if isinstance(row.task_id, NumericId) else row.task_id
     start = [row.account, row.host, row.key, row.type, row.state, row.owner, task_id]
-    end = [row.cost, row.error_code, row.solve_time, row.created_at, row.updated_at, row.solution]
+    end = [row.cost, row.error_code, row.solve_time, row.created_at, row.updated_at, row.solution, row.context]
     return json.dumps([*start, *end])
 
 

@@ -27,7 +27,7 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import Seconds, suggests, wrong
+from ucaptcha_async.checks import Seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import RateLimiter
 from ucaptcha_async.pacing.gcra import HAIR, Departures, Pace, not_before
@@ -254,7 +254,6 @@ class SharedPace(Pace):
         return self._clock.doubt
 
 
-@suggests
 class RedisRateLimiter(RateLimiter):
     """At most `limit` requests in every window, for all processes that use the same Redis and `name` together.
 
@@ -265,7 +264,7 @@ class RedisRateLimiter(RateLimiter):
     processes: the others hear of it when they take their next turns. What others who do not use this limiter take from
     the service's limit is accommodated as by a `RateLimiter`.
 
-    If Redis was restarted, another server has taken over, or the schedule is gone, nobody gets a turn for a window.
+    If Redis was restarted, another server has taken over, or the schedule is gone, no request leaves for a window.
 
     Args:
         redis: The URL of a Redis (`redis://`, `rediss://`, `unix://`), or a `coredis.Redis` or `coredis.RedisCluster`

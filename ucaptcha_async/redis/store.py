@@ -35,7 +35,7 @@ logger = logging.getLogger("ucaptcha_async")
 
 
 class RedisUnavailableError(UCaptchaError):
-    """Redis does not answer, or not in time, so nobody knows whether a request may leave. Nothing was sent."""
+    """Redis does not answer, or not in time, so it is unknown whether a request may leave. Nothing was sent."""
 
     retryable = True
 

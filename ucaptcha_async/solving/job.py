@@ -8,14 +8,16 @@ QUEUED ──▶ SUBMITTING ──▶ WAITING ──▶ ENDED
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 import anyio
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds
+from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, time_limit
 from ucaptcha_async.errors import (
     APIConnectionError,
     Attempt,
@@ -36,7 +38,9 @@ from ucaptcha_async.events import (
     PollRefused,
     Retried,
     Solved,
+    Started,
     Submitted,
+    TakenUp,
     Throttled,
     TypeNameChosen,
     Uncertain,
@@ -49,7 +53,7 @@ from ucaptcha_async.secrecy import SecretMapping, SecretStr, passwords
 from ucaptcha_async.tasks import Task
 from ucaptcha_async.tasks.names import Name
 from ucaptcha_async.transport.api import Answer, Unreadable, WrongTask
-from ucaptcha_async.transport.error_codes import CODES, ends_wait
+from ucaptcha_async.transport.error_codes import ends_wait
 
 from .lease import End, Fate, Lease
 from .session import Session, noted
@@ -66,6 +70,9 @@ BUSY_DELAY = 1.0
 
 LAST_CHANCE = 1.0
 """Seconds before the deadline at which a task is asked for once more, if its next poll would come too late."""
+
+
+_NUMBERS = itertools.count(1)
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +136,7 @@ class Job(Generic[S]):
     mode: str | None = None
     secrets: tuple[str, ...] = ()
     accepted_at: float | None = None
+    unsolved_at: float | None = None
     from_journal: bool = False
     maybe_charged: bool = False
     other_name: str | None = None
@@ -137,16 +145,21 @@ class Job(Generic[S]):
     handed_out: bool = False
     answerable: bool = False
     respell: bool = False
+    called_at: float | None = None
+    told: bool = False
+    context: str | None = None
+    number: int = attrs.field(factory=_NUMBERS.__next__)
 
     # --- what a program calls -----------------------------------------------------------------------------------------
 
-    async def wait(self, timeout: Seconds | None = None) -> S:
+    async def wait(self, timeout: Seconds | ClientDefault | None = DEFAULT) -> S:
         """Wait for the solution, through whatever faults, until the deadline.
 
         A job that timed out or whose waiter was cancelled can be waited for again.
 
         Args:
-            timeout: Seconds from now (`float` or `timedelta`). Default: the timeout of the call that made the job.
+            timeout: Seconds from now (`float` or `timedelta`); `None` for no limit. Default: the timeout of the call
+                that made the job.
 
         Raises:
             SolveTimeoutError: Not solved in time. It may still be: wait again.
@@ -159,7 +172,7 @@ class Job(Generic[S]):
             return self.solution
         if self.scope is not None:
             raise ClientStateError("another task is waiting for this job already", task_id=self.task_id)
-        allowed = self.options.timeout if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        allowed = time_limit(timeout, self.options.timeout)
         self.session.check_open(self.task_id)
         return await self.run(self.wait_for_end(), allowed)
 
@@ -183,8 +196,11 @@ class Job(Generic[S]):
         """Go one way for `timeout` seconds at the most, and tell how it ended."""
         session = self.session
         session.running.add(self)
+        self.called_at = session.loop.time()
+        if self.state is State.WAITING and not self.told:
+            self._tell_start()
         try:
-            with anyio.CancelScope(deadline=session.loop.time() + timeout) as self.scope:
+            with anyio.CancelScope(deadline=self.called_at + timeout) as self.scope:
                 return await way
             raise self._stopped(timeout)
         except UCaptchaError as error:
@@ -232,25 +248,26 @@ class Job(Generic[S]):
     async def _submit_once(self, attempt: int) -> None:
         session, lease = self.session, Lease(self.session, self.kind)
         self.state, self.lease, self.task_id = State.QUEUED, lease, None
-        self.answer = self.exchange = self.fate = self.clock = self.accepted_at = None
+        self.answer = self.exchange = self.fate = self.clock = self.accepted_at = self.unsolved_at = None
         self.mode = self.options.mode(attempt)
         try:
             session.check_submits()
             await lease.take_place()
+            if not self.told:
+                self._tell_start()
             # Work with a name may be paid for already: that needs neither a good account nor money.
             if self.key is not None and await self._claimed(lease):
                 return
-            await session.breaker.check(session.api.get_balance)
+            await session.breaker.check(self, session.api.get_balance)
             await lease.reserve()
             if self.key is None:
                 await self._claimed(lease)
             self.state = State.SUBMITTING
             answer = await self._submitted()
         except BaseException as error:
-            self._tell_breaker(error)
+            session.breaker.stand_down(self)
             await self._not_accepted(lease, error)
             raise
-        session.breaker.accepted()
         try:
             await self._accepted(answer, attempt)
         except BaseException:
@@ -306,7 +323,7 @@ class Job(Generic[S]):
         return wire, {name: value for name, value in fields.items() if value}, self.secrets
 
     async def _accepted(self, answer: Answer, attempt: int) -> None:
-        self.accepted_at = answer.received_at
+        self.accepted_at, self.unsolved_at = answer.received_at, answer.sent_at
         self.session.tally.submitted += 1
         if answer.status not in (Status.READY, Status.FAILED):
             self.answer = None
@@ -318,15 +335,16 @@ class Job(Generic[S]):
         self.session.emit(Submitted, self, attempt=attempt)
 
     async def _claimed(self, lease: Lease) -> bool:
-        """Whether the journal knows the piece of work already, so that there is nothing to submit."""
+        """Whether the journal knows the job already, so that there is nothing to submit."""
         while True:
-            claim = await lease.begin(self.key)
+            claim = await lease.begin(self.key, self.context)
             if claim is None or claim.kind is ClaimKind.NEW:
                 return False
             if claim.kind is not ClaimKind.BUSY:
                 break
             await self.session.loop.sleep(BUSY_DELAY)
         if claim.kind is ClaimKind.UNCERTAIN:
+            self.session.emit(TakenUp, self, context=claim.entry.context)
             raise SubmitUncertainError(
                 f"the work {self.key!r} was submitted before and its fate is unknown; "
                 "it is not submitted again unless on_uncertain='resubmit'",
@@ -337,22 +355,12 @@ class Job(Generic[S]):
 
     def _take_up(self, claim: Claim) -> None:
         self.task_id = claim.task_id
+        self.session.emit(TakenUp, self, context=claim.entry.context)
         self.from_journal = claim.kind is ClaimKind.DONE
         if claim.kind is ClaimKind.DONE and claim.entry.solution is not None:
             self.answer = _remembered(claim.entry, self.session.loop.time())
         elif claim.task_id is None:
             raise JournalError(f"the work {self.key!r} is solved, but the journal keeps neither solution nor task id")
-
-    def _tell_breaker(self, error: BaseException) -> None:
-        breaker, exchange = self.session.breaker, self.exchange
-        if exchange is None or exchange.status is None or not isinstance(error, UCaptchaError):
-            breaker.stand_down()
-        elif exchange.in_protocol:
-            breaker.refused(error, certain=exchange.code in CODES)
-        elif isinstance(error, RateLimitedError):
-            breaker.stand_down()
-        else:
-            breaker.foreign()
 
     async def _not_accepted(self, lease: Lease, error: BaseException) -> None:
         """Settle a submit that did not end with an accepted task in the caller's hands."""
@@ -400,7 +408,7 @@ class Job(Generic[S]):
             other.watchers = other.watchers or anyio.Event()
             await other.watchers.wait()
             if other.answer is not None:
-                self.answer = other.answer
+                self.answer, self.unsolved_at = other.answer, other.unsolved_at
                 return
 
     async def _poll(self) -> Answer:
@@ -416,7 +424,8 @@ class Job(Generic[S]):
                 exchange = self.exchange = session.api.get_task_result(self.task_id or task_id, self.secrets)
                 session.tally.polls += 1
                 try:
-                    answer = await session.api.ask(exchange, self.other_name)
+                    with session.telling(self, exchange):
+                        answer = await session.api.ask(exchange, self.other_name)
                 except UCaptchaError as error:
                     clock.polled(exchange.sent_at or session.loop.time())
                     ends = isinstance(error, ClientStateError) or (exchange.in_protocol and ends_wait(exchange.code))
@@ -479,6 +488,7 @@ class Job(Generic[S]):
         if answer.status not in (Status.IDLE, Status.PROCESSING):
             session.warn_once(f"status {answer.status}", "unknown task status %r counts as pending", answer.status[:40])
         clock.pending(answer.received_at)
+        self.unsolved_at = answer.sent_at
         session.emit(Polled, self, status=answer.status, polls=clock.polls)
         return False
 
@@ -498,6 +508,8 @@ class Job(Generic[S]):
         session, now = self.session, self.session.loop.time()
         clock.faulted(now, error.retry_after)
         self.trouble = error
+        if self.exchange.in_protocol:
+            session.answered()
         if isinstance(error, WrongTask):
             self.other_name = error.named
         elif isinstance(error, APIConnectionError):
@@ -542,12 +554,14 @@ class Job(Generic[S]):
         return self.solution
 
     def _parsed(self, answer: Answer) -> S:
+        unsolved_at = answer.sent_at if self.unsolved_at is None else self.unsolved_at
         solution: S = self.task.solution_class.parse(  # type: ignore[assignment]
             answer.solution,
             task_id=self.task_id,
             cost=answer.cost,
             solve_time=answer.solve_time,
             polls=self.clock.polls if self.clock is not None else 0,
+            obtained_at=datetime.now(UTC) - timedelta(seconds=self.session.loop.time() - unsolved_at),
             lifetime=self.task.lifetime,
             feedback=functools.partial(feedback, self.session, self.task_id, self.secrets),
         )
@@ -593,6 +607,15 @@ class Job(Generic[S]):
 
     # --- what the caller learns ---------------------------------------------------------------------------------------
 
+    def _tell_start(self) -> None:
+        """Tell the hook that a solve begins. What it answers is kept for whoever takes the task up later."""
+        earlier, now = self.context, self.session.loop.time()
+        queued = 0.0 if self.called_at is None else now - self.called_at
+        self.told, self.context = True, self.session.emit(Started, self, queued=queued)
+        if self.state is State.WAITING:
+            self.session.emit(TakenUp, self, context=earlier)
+            self.context = earlier or self.context
+
     @property
     def charged(self) -> bool | None:
         """Whether money was spent, as far as is known now."""
@@ -634,6 +657,7 @@ class Job(Generic[S]):
         if not self.handed_out:
             self._not_answerable()
         self.session.tally.failed += 1
+        self.told = False
         self.session.emit(Failed, self, error=error)
         self.session.note_end(self, error)
 
@@ -642,6 +666,7 @@ class Job(Generic[S]):
         self._abandon()
         if isinstance(error, anyio.get_cancelled_exc_class()):
             self.session.tally.cancelled += 1
+            self.told = False
             self.session.emit(Cancelled, self)
         else:
             self.session.tally.failed += 1
@@ -676,6 +701,7 @@ def _unsolvable(answer: Answer, task_id: str | None) -> UnsolvableError:
 
 
 def _remembered(entry: Entry, now: float) -> Answer:
+    now -= max(0.0, (datetime.now(UTC) - entry.updated_at).total_seconds())  # that is when it was solved
     return Answer(
         task_id=entry.task_id,
         status=Status.READY,

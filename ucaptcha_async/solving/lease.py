@@ -127,7 +127,7 @@ class Lease:
         if self.session.budget is not None:
             self.reservation = await self.session.budget.reserve(self.kind, submit_id=self._named())
 
-    async def begin(self, key: str | None) -> Claim | None:
+    async def begin(self, key: str | None, context: str | None = None) -> Claim | None:
         """Write the intent, or learn what the journal knows of the key.
 
         Raises:
@@ -136,7 +136,14 @@ class Lease:
         session = self.session
         if session.journal is None:
             return None
-        intent = Intent(account=session.account, host=session.host, type=self.kind, key=key, submit_id=self._named())
+        intent = Intent(
+            account=session.account,
+            host=session.host,
+            type=self.kind,
+            key=key,
+            submit_id=self._named(),
+            context=context,
+        )
         claim = await session.journal.begin(intent, resubmit=session.on_uncertain == "resubmit")
         if claim.mine or claim.kind is ClaimKind.HELD:
             self.row, self.follows = claim.submit_id, not claim.mine

@@ -17,9 +17,10 @@ import attrs
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import Seconds, seconds, whole, wrong
+from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, seconds, time_limit, whole, wrong
 from ucaptcha_async.errors import (
     AccountError,
+    APIConnectionError,
     BudgetExceededError,
     ClientStateError,
     ConfigurationError,
@@ -31,7 +32,7 @@ from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, Token
 from ucaptcha_async.results import Solution
 from ucaptcha_async.tasks import Task
 
-from .stock import Demand, LeadTime, level
+from .stock import Demand, RecentMean, level
 
 logger = logging.getLogger("ucaptcha_async")
 
@@ -86,7 +87,7 @@ class PrefetchSettings:
         """Check what was given, and fill in what was not.
 
         Raises:
-            InvalidTaskError: It is no task, or one that shows a picture, which nobody knows beforehand.
+            InvalidTaskError: It is no task, or one that shows a picture, which is not known in advance.
             ConfigurationError: A setting is out of its range, or the lifetime is unknown.
         """
         if not isinstance(task, Task):
@@ -134,12 +135,12 @@ class PrefetchStatistics:
         waiting: Calls of `get` that wait.
         level: How many tokens are wanted in stock and under way together.
         demand: Calls of `get` per second, as estimated from the recent ones.
-        lead_time: Mean seconds from the begin of a solve to the token in stock.
+        lead_time: Mean seconds from the start of a solve to the token in stock.
         handed_out: Tokens that `get` returned.
         at_once: How many of them without a wait.
         mean_wait: Mean seconds that a returned `get` waited; `None` before the first.
         expired: Tokens that got too old in stock.
-        wasted: What those cost, USD, as far as the service told it.
+        wasted: What those cost, USD, as far as the service said.
     """
 
     ready: int
@@ -153,6 +154,11 @@ class PrefetchStatistics:
     mean_wait: float | None
     expired: int
     wasted: Decimal
+
+
+def _concerns_all(error: UCaptchaError) -> bool:
+    """Whether every further solve would meet the same error."""
+    return isinstance(error, STOPS) or (isinstance(error, APIConnectionError) and not error.retryable)
 
 
 @attrs.frozen(eq=False)
@@ -234,7 +240,7 @@ class Prefetch(Generic[S]):
         task_type: str,
         settings: PrefetchSettings,
         *,
-        solve: Callable[[], Awaitable[S]],
+        solve: Callable[[], Awaitable[tuple[S, float]]],
         solve_time: Callable[[], float | None] = lambda: None,
         on_event: Hook | None = None,
         clock: Callable[[], float] = anyio.current_time,
@@ -263,7 +269,8 @@ class Prefetch(Generic[S]):
         if self._stage != "not entered":
             raise ClientStateError(f"the prefetch is {self._stage}: it can be entered once")
         self._demand = Demand(self._clock())
-        self._lead_time = LeadTime(self._solve_time() or LEAD_TIME)
+        self._lead_time = RecentMean(self._solve_time() or LEAD_TIME)
+        self._usable = RecentMean(self._settings.lifetime - self._settings.min_remaining)
         self._due, self._sooner = math.inf, anyio.Event()
         self._group: TaskGroup = anyio.create_task_group()
         await self._group.__aenter__()
@@ -278,41 +285,47 @@ class Prefetch(Generic[S]):
         self._stage = "closed"
         while self._line:
             self._fail(ClientStateError("the prefetch was left while this get waited"))
-        self._group.cancel_scope.cancel()
-        cancelled = anyio.get_cancelled_exc_class()
         try:
-            if isinstance(error, cancelled):
-                return await self._group.__aexit__(kind, error, traceback)
-            # An error of the block's body is not for the group, which would wrap it into an ExceptionGroup.
-            await self._group.__aexit__(None, None, None)
-            return False
-        except cancelled:
-            if error is None or isinstance(error, cancelled):
-                raise
-            return False  # the error goes first; who cancelled will do it again at the next checkpoint
+            return await self._leave_group(kind, error, traceback)
         finally:
             self._under_way = 0
             self._drop_aged(self._clock())
 
+    async def _leave_group(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        """Cancel what is under way, and wait for its end. An error of the block's body leaves as it is, in no group."""
+        cancelled = anyio.get_cancelled_exc_class()
+        self._group.cancel_scope.cancel()
+        if isinstance(error, cancelled):
+            return await self._group.__aexit__(kind, error, traceback)
+        try:
+            await self._group.__aexit__(None, None, None)  # told of the error, the group would wrap it
+        except cancelled:
+            if error is None:
+                raise  # otherwise the error goes first: who cancelled does so again at the next checkpoint
+        return False
+
     # --- what a program calls -----------------------------------------------------------------------------------------
 
-    async def get(self, timeout: Seconds | None = None) -> S:
+    async def get(self, timeout: Seconds | ClientDefault | None = DEFAULT) -> S:
         """Take a token: at once, if one is ready. Else wait in line; first come, first served.
 
         It is good for `min_remaining` more seconds at least. Cancelling a `get` loses no token.
 
         Args:
-            timeout: Seconds to wait at the most (`float` or `timedelta`); 0 takes a token only if one is ready.
-                Default: the timeout of one solve.
+            timeout: Seconds to wait at the most (`float` or `timedelta`); `None` for no limit; 0 takes a token only if
+                one is ready. Default: the timeout of one solve.
 
         Raises:
             SolveTimeoutError: None came in time. Its `__cause__` is the last error of a solve, if there was one.
             AccountError: The account is refused.
             BudgetExceededError: The budget has no room.
             InvalidTaskError: The service refuses the task.
+            APIConnectionError: A setting, of TLS or of a proxy, keeps requests from the service.
             ClientStateError: The block is not entered, or was left.
         """
-        allowed = self._settings.timeout if timeout is None else seconds("timeout", timeout, allow_inf=True)
+        allowed = time_limit(timeout, self._settings.timeout)
         self._check_open()
         await checkpoint_if_cancelled()
         waiter = self._join()
@@ -417,8 +430,8 @@ class Prefetch(Generic[S]):
             return max(0, settings.ready - self._expired)  # begun on entry, once
         if now - last > settings.idle_after:
             return 0
-        usable = settings.lifetime - settings.min_remaining
-        wanted = level(self._rate(now), self._lead_time.mean, usable, settings.service_level, settings.ready)
+        lead_time, usable = self._lead_time.mean, self._usable.mean
+        wanted = level(self._rate(now), lead_time, usable, settings.service_level, settings.ready)
         return min(wanted, 1) if self._failures.in_a_row > 1 else wanted
 
     def _rate(self, now: float) -> float:
@@ -465,16 +478,16 @@ class Prefetch(Generic[S]):
             began = self._clock()
             error: Exception
             try:
-                solution = await self._solve()
+                solution, made_at = await self._solve()
             except Exception as caught:
                 error = caught
                 lead_time += self._clock() - began
             else:
                 lead_time += self._clock() - began
-                if self._arrived(solution, lead_time):
+                if self._arrived(solution, made_at, lead_time):
                     return
                 error = SolveTimeoutError("the token was too old when it came", task_id=solution.task_id)
-            if isinstance(error, STOPS) or not isinstance(error, UCaptchaError):
+            if not isinstance(error, UCaptchaError) or _concerns_all(error):
                 self._refuse(error)
                 return
             delay = self._failures.add(error, began, self._clock())
@@ -489,15 +502,15 @@ class Prefetch(Generic[S]):
             with anyio.move_on_after(delay):
                 await self._failures.over.wait()
 
-    def _arrived(self, solution: S, lead_time: float) -> bool:
-        """Put a solution into the stock, unless it is too old already."""
+    def _arrived(self, solution: S, made_at: float, lead_time: float) -> bool:
+        """Put a solution that was made at this time, or later, into the stock, unless it is too old already."""
         now = self._clock()
         self._refused = False
         self._lead_time.observe(now, lead_time)
         if solution.lifetime != self._settings.lifetime:
             solution = attrs.evolve(solution, lifetime=self._settings.lifetime)
-        made_at = now - solution.age  # the wall clock is asked once, as it may jump later
         token = _Token(solution, made_at + self._settings.lifetime - self._settings.min_remaining)
+        self._usable.observe(now, max(0.0, token.good_until - now))
         if token.good_until <= now:
             self._expire(token)
             return False

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,20 +18,23 @@ from ucaptcha_async.budget import SharedBudget
 from ucaptcha_async.errors import APIConnectionError, ClientStateError, JournalError, UCaptchaError
 from ucaptcha_async.events import (
     ConnectionsDistrusted,
+    Context,
     Event,
     Hook,
     JournalFailed,
+    Requested,
     ServiceReached,
     ServiceUnreachable,
     SubmitsHeld,
     SubmitsResumed,
 )
 from ucaptcha_async.journal import Journal
-from ucaptcha_async.pacing import Breaker, InFlightBound
+from ucaptcha_async.pacing import Breaker, InFlight, InFlightBound
 from ucaptcha_async.pacing.event_loop import EventLoop
 from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
 from ucaptcha_async.transport.api import Api
+from ucaptcha_async.transport.exchange import Exchange
 
 from .type_search import TypeNames
 
@@ -53,6 +56,7 @@ REMEMBERED_TASKS = 10_000
 class Call(Protocol):
     """A call that is under way, as the session knows it: `Job` is one."""
 
+    number: int
     key: str | None
     task_id: str | None
     secrets: tuple[str, ...]
@@ -97,6 +101,8 @@ class Session:
     Attributes:
         loop: The event loop that the client was entered in.
         running: The calls that are under way.
+        submitting: The submits that are on their way: as many as there are connections. The others wait while they are
+            small, before anything of their request is made.
         open: The ids of the tasks at the service that a job here is answerable for.
         asking: Who asks for a task just now, by its id.
         abandoned: Ids of paid tasks that nobody here waits for any more.
@@ -116,6 +122,7 @@ class Session:
     on_uncertain: OnUncertain
     cancel_grace: float
     type_names: TypeNames
+    submitting: InFlight
     on_event: Hook | None
     loop: EventLoop = attrs.field(init=False)
     rng: Random = attrs.field(factory=Random)
@@ -137,17 +144,24 @@ class Session:
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
     _dropped: deque[tuple[Callable[[], None], str | None]] = attrs.field(factory=deque)
 
-    def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> None:
-        """Tell the hook, if there is one."""
+    def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> Context | None:
+        """Tell the hook, if there is one; what it wants to be kept with the solve."""
         if self.on_event is None:
-            return
+            return None
         if job is not None:
-            details |= {"task_type": job.kind, "task_id": job.task_id, "key": job.key}
+            of_job = {"task_type": job.kind, "task_id": job.task_id, "key": job.key, "solve_id": job.number}
+            details = of_job | details
         event = kind(at=self.loop.time(), **details)
         try:
-            self.on_event(event)
+            said = self.on_event(event)
         except Exception:
             logger.exception("on_event raised; the solve goes on")
+            return None
+        return said if isinstance(said, Context) else None
+
+    def telling(self, job: Call, exchange: Exchange) -> AbstractContextManager[None]:
+        """Tell the hook, if there is one, how the request ends that is made in this block."""
+        return _QUIETLY if self.on_event is None else _Telling(self, job, exchange)
 
     def count_cost(self, kind: str, task_id: str | None, cost: Decimal | None) -> bool:
         """Count what a solved task cost, once, however many waited for it; whether it was counted now."""
@@ -184,10 +198,14 @@ class Session:
             self.emit(ServiceUnreachable, reason=error.message)
 
     def reached(self) -> None:
-        """A request was answered: polls that were stretched come back, and an outage is over."""
+        """A request was answered well: polls that were stretched come back, and an outage is over."""
         if self._recovered is not None:
             self._recovered.set()
             self._recovered = None
+        self.answered()
+
+    def answered(self) -> None:
+        """The service itself answered, be it with a refusal: an outage is over."""
         if self._unreachable_since is not None:
             seconds = self.loop.time() - self._unreachable_since
             self._unreachable_since = None
@@ -205,6 +223,11 @@ class Session:
         with anyio.move_on_after(seconds):
             await event.wait()
         return event.is_set()
+
+    async def until_submits_go_on(self) -> None:
+        """Wait until a new submit would not have to wait for those before it."""
+        await self.submitting.acquire()
+        self.submitting.release()
 
     def held(self, holds: bool) -> None:
         """Submits are held back because it is not the service that answers, or let go again."""
@@ -305,9 +328,11 @@ class Session:
             self.drained.append((job, result))
 
     async def drain(self, seconds: float) -> list[tuple[Any, Any]]:
-        """End what is not submitted, and wait for what is, for some seconds at the most."""
+        """End what is not submitted, and wait for what is, or is on its way, for some seconds at the most."""
         self.ends, self.drained = "the client is draining", []
-        self.stop("queue", "submit")
+        for job in list(self.running):
+            if job.state == "queue" or (job.state == "submit" and job.charged is False):
+                job.stop()
         with anyio.move_on_after(seconds):
             await self._until_idle()
         self.stop("queue", "submit", "wait", "ended")
@@ -345,6 +370,29 @@ class Session:
         if not self.running and self._idle is not None:
             self._idle.set()
             self._idle = None
+
+
+@attrs.frozen(eq=False)
+class _Telling(AbstractContextManager[None]):
+    session: Session
+    job: Call
+    exchange: Exchange
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        job, exchange = self.job, self.exchange
+        if not exchange.permitted:
+            return
+        end: dict[str, Any] = {"status": exchange.said, "task_id": job.task_id or exchange.named}
+        if error is not None:
+            reason = type(error).__name__ if isinstance(error, Exception) else "Cancelled"
+            end = {"reason": reason, "error_code": error.error_code if isinstance(error, UCaptchaError) else None}
+        endpoint, host = exchange.path.removeprefix("/"), self.session.host
+        seconds = 0.0 if exchange.sent_at is None else self.session.loop.time() - exchange.sent_at
+        status = exchange.status
+        self.session.emit(Requested, job, endpoint=endpoint, host=host, seconds=seconds, http_status=status, **end)
+
+
+_QUIETLY = nullcontext()
 
 
 def noted(error: BaseException, job: Call) -> None:

@@ -32,7 +32,7 @@ class ClientStatistics:
         throttled: Requests answered with HTTP 429.
         polls: `getTaskResult` requests made by waiting jobs.
         polls_per_solve: Polls per solved task; `None` before the first.
-        spent: USD by task type, as far as the service told the cost.
+        spent: USD by task type, as far as the service said.
         solve_times: By task type: quantiles of the solve time in seconds, by quantile (0.1, 0.5, 0.9, 0.95).
         rate_limit: The rate limiter, which may be shared with other clients.
         connections: The connections; `None` with an injected `http_client`.

@@ -30,10 +30,10 @@ WASTE = 0.15
 """The most that may be expected to age out unused, as a share of what is bought."""
 
 FADING = 300.0
-"""Seconds after which a lead time counts for 1/e of a new one."""
+"""Seconds after which an observed duration counts for 1/e of a new one."""
 
 PRIOR = 3.0
-"""Lead times that what is believed at first counts for."""
+"""Observations that what is believed at first counts for."""
 
 
 def quantile(mean: float, share: float) -> int:
@@ -72,8 +72,8 @@ def level(rate: float, lead_time: float, usable: float, service_level: float, re
 
     Args:
         rate: Demand, in tokens per second.
-        lead_time: Mean seconds from the begin of a solve to the token in stock.
-        usable: Seconds that a token in stock can be handed out.
+        lead_time: Mean seconds from the start of a solve to the token in stock.
+        usable: Mean seconds that a token can be handed out, from when it comes into the stock.
         service_level: The share of demand to serve at once, below 1.
         ready: The most tokens in stock, on average.
     """
@@ -146,8 +146,8 @@ def _changed(count: int, span: float, earlier_count: int, earlier_span: float) -
 
 
 @attrs.define(eq=False)
-class LeadTime:
-    """The mean lead time of late, in seconds: what came long ago counts less.
+class RecentMean:
+    """The mean of what was observed of late, in seconds: what came long ago counts less.
 
     Args:
         mean: What is believed before anything is observed, seconds.
@@ -158,7 +158,7 @@ class LeadTime:
     _at: float | None = attrs.field(default=None, init=False)
 
     def observe(self, now: float, seconds: float) -> None:
-        """A token came, `seconds` after its solve began."""
+        """A duration is known."""
         if self._at is not None:
             self._weight *= math.exp(-max(0.0, now - self._at) / FADING)
         self._at = now

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sized
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ucaptcha_async.errors import (
     AccountError,
@@ -22,6 +20,9 @@ from ucaptcha_async.errors import (
 )
 from ucaptcha_async.journal import Entry, Journal
 from ucaptcha_async.journal import State as EntryState
+from ucaptcha_async.pacing import InFlight
+from ucaptcha_async.pacing.event_loop import Running, Signal, Stopped, signal, wait_through
+from ucaptcha_async.pacing.wait_queue import WaitQueue
 from ucaptcha_async.results import Outcome, Solution
 from ucaptcha_async.tasks import Task
 
@@ -35,6 +36,9 @@ I = TypeVar("I")  # noqa: E741 - an input
 STOPS_INTAKE = (AccountError, BudgetExceededError, ClientStateError)
 """Errors that would meet every further input too."""
 
+FEED = -1
+"""The number of the task that reads the inputs, among those of the solves."""
+
 
 class Outcomes(Generic[I, S]):
     """The outcomes of a stream of inputs, as they complete. Made by `AsyncClient.solve_many` and `recover`.
@@ -46,6 +50,8 @@ class Outcomes(Generic[I, S]):
     input is read; what is running ends, and then the iteration raises that error, with `not_submitted` saying how many
     inputs were left.
     After leaving early, the ids of paid tasks whose outcomes were not read are in `client.abandoned`.
+    A generator that yields from inside the block is best used with `contextlib.aclosing`: else, when its reader breaks
+    off, the solves go on until Python ends the generator.
 
     Attributes:
         not_submitted: After such an error: how many inputs the service has not accepted; `None` where the input has no
@@ -54,67 +60,110 @@ class Outcomes(Generic[I, S]):
 
     def __init__(
         self,
-        inputs: Iterable[I] | AsyncIterable[I],
+        session: Session,
+        inputs: Iterable[I | UCaptchaError] | AsyncIterable[I | UCaptchaError],
         job: Callable[[I], Job[S]],
-        solve: Callable[[Job[S]], Awaitable[S]],
+        solve: Callable[[Job[S]], Coroutine[Any, Any, S]],
         width: int,
-        unread: Callable[[Outcome[S]], None] = lambda outcome: None,
     ) -> None:
+        self._session = session
         self._inputs = inputs
         self._job = job
         self._solve = solve
-        self._unread = unread
-        self._room = anyio.Semaphore(width)
+        self._room = InFlight(width)
         self._stops: tuple[type[UCaptchaError], ...] = STOPS_INTAKE
         self._accepted = 0
         self._stopped: Exception | None = None
-        self._group: TaskGroup | None = None
-        self._receive: MemoryObjectReceiveStream[Outcome[S]] | None = None
+        self._broken: BaseException | None = None
+        # No task group: its scope would stay open in whoever reads, and a reader may be a generator that is left.
+        self._running: dict[int, Running] = {}
+        self._leaving = False
+        self._done: Signal | None = None
+        self._unread: deque[Outcome[S]] = deque()
+        self._readers: WaitQueue[Outcome[S] | None] = WaitQueue(self._put_back)
         self.not_submitted: int | None = None
 
     async def __aenter__(self) -> Self:
-        send, self._receive = anyio.create_memory_object_stream[Outcome[S]](float("inf"))
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(self._feed, send)
+        if self._done is not None:
+            raise RuntimeError("a stream is entered once")
+        self._done = signal()
+        self._report = self._ended  # one for all: each waiting solve would hold one of its own
+        self._start(FEED, self._feed())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        assert self._group is not None
-        assert self._receive is not None
-        self._group.cancel_scope.cancel()
+    ) -> None:
+        assert self._done is not None
+        self._cancel()
         try:
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                return await self._group.__aexit__(kind, error, traceback)
-            # An error of the caller's own block is not for the group: it would come out wrapped into an ExceptionGroup.
-            await self._group.__aexit__(None, None, None)
-            return False
+            await wait_through(self._done)
+        except anyio.get_cancelled_exc_class():
+            if error is None:
+                raise  # else the error goes first; who cancelled will do it again at the next checkpoint
         finally:
-            self._close(self._receive)
-
-    def _close(self, receive: MemoryObjectReceiveStream[Outcome[S]]) -> None:
-        with receive, contextlib.suppress(anyio.WouldBlock, anyio.EndOfStream):
-            while True:
-                self._unread(receive.receive_nowait())
+            del self._report  # it leads back here
+            while self._unread:
+                self._session.unread(self._unread.popleft())
+        if error is None and self._broken is not None:
+            raise self._broken
 
     def __aiter__(self) -> AsyncIterator[Outcome[S]]:
         return self
 
     async def __anext__(self) -> Outcome[S]:
-        if self._receive is None:
+        if self._done is None:
             raise RuntimeError("use 'async with' first")
-        try:
-            outcome = await self._receive.receive()
-        except anyio.EndOfStream:
-            if self._stopped is None:
-                raise StopAsyncIteration from None
-            total = len(self._inputs) if isinstance(self._inputs, Sized) else None
-            self.not_submitted = None if total is None else total - self._accepted
-            raise self._stopped from None
+        if self._unread:
+            await self._session.loop.sleep(0)
+        if self._unread:
+            outcome: Outcome[S] | None = self._unread.popleft()
+        else:
+            outcome = None if self._done.is_set() else await self._readers.wait()
+        if outcome is None:
+            raise self._end() from None
         self._room.release()
         return outcome
+
+    def _end(self) -> BaseException:
+        """What ends the iteration."""
+        if self._broken is not None:
+            return self._broken
+        if self._stopped is None:
+            return StopAsyncIteration()
+        total = len(self._inputs) if isinstance(self._inputs, Sized) else None
+        self.not_submitted = None if total is None else total - self._accepted
+        return self._stopped
+
+    # --- the tasks of a stream ----------------------------------------------------------------------------------------
+
+    def _start(self, index: int, way: Coroutine[Any, Any, None]) -> None:
+        self._running[index] = running = self._session.loop.spawn(way, self._report, index)
+        if self._leaving:  # the feed was cancelled, and has not heard of it yet
+            running.cancel()
+
+    def _ended(self, index: int, error: BaseException | None) -> None:
+        del self._running[index]
+        if error is not None and not isinstance(error, Stopped) and self._broken is None:
+            self._broken = error  # a defect, ours or of the caller's own code: it comes out as it is
+            self._cancel()
+        if not self._running and self._done is not None:
+            self._done.set()
+            self._readers.call_all(None)
+
+    def _cancel(self) -> None:
+        self._leaving = True
+        for running in list(self._running.values()):
+            running.cancel()
+
+    def _put(self, outcome: Outcome[S]) -> None:
+        if not self._readers.call(outcome):
+            self._unread.append(outcome)
+
+    def _put_back(self, outcome: Outcome[S] | None) -> None:
+        """A reader was cancelled before it could take it."""
+        if outcome is not None:
+            self._unread.appendleft(outcome)
 
     async def in_order(self) -> list[Outcome[S]]:
         """All outcomes, in input order; every input has one, whatever its error. In place of entering it."""
@@ -126,40 +175,40 @@ class Outcomes(Generic[I, S]):
                     done.append(outcome)  # noqa: PERF401 - what came before an error is kept
         except BaseException:
             for outcome in done:
-                self._unread(outcome)
+                self._session.unread(outcome)
             raise
         return sorted(done, key=lambda outcome: outcome.index)
 
-    async def _feed(self, send: MemoryObjectSendStream[Outcome[S]]) -> None:
+    async def _feed(self) -> None:
         source = _Source(self._inputs)
         unknown: Task[Any] = Task("unknown")
-        # The stream ends with the last of the tasks.
-        async with send, anyio.create_task_group() as tasks:
-            try:
-                for index in itertools.count():
-                    await self._room.acquire()
-                    if self._stopped is not None:
-                        break
-                    item = await source.next()
-                    try:
-                        if isinstance(item, UCaptchaError):
-                            raise item
-                        job = self._job(item)
-                    except UCaptchaError as error:  # one bad input is one bad outcome
-                        if error is not item and isinstance(error, self._stops):
-                            self._stopped = self._stopped or error
-                        send.send_nowait(Outcome(index=index, task=unknown, result=error))
-                    else:
-                        tasks.start_soon(self._one, job, index, send)
-            except StopAsyncIteration:
-                pass
-            except Exception as error:
-                # The caller's own iterable or key function failed: what is running still ends well.
-                self._stopped = error
-            finally:
-                await source.aclose()
+        try:
+            for index in itertools.count():
+                await self._room.acquire()
+                await self._session.loop.sleep(0)  # in turn: trio begins what is started together in any order
+                await self._session.until_submits_go_on()
+                if self._stopped is not None:
+                    break
+                item = await source.next()
+                try:
+                    if isinstance(item, UCaptchaError):
+                        raise item
+                    job = self._job(item)
+                except UCaptchaError as error:  # one bad input is one bad outcome
+                    if error is not item and isinstance(error, self._stops):
+                        self._stopped = self._stopped or error
+                    self._put(Outcome(index=index, task=unknown, result=error))
+                else:
+                    self._start(index, self._one(job, index))
+        except StopAsyncIteration:
+            pass
+        except Exception as error:
+            # The caller's own iterable or key function failed: what is running still ends well.
+            self._stopped = error
+        finally:
+            await source.aclose()
 
-    async def _one(self, job: Job[S], index: int, send: MemoryObjectSendStream[Outcome[S]]) -> None:
+    async def _one(self, job: Job[S], index: int) -> None:
         result: S | UCaptchaError
         try:
             result = await self._solve(job)
@@ -169,7 +218,7 @@ class Outcomes(Generic[I, S]):
             self._stopped = self._stopped or result
         self._accepted += any(attempt.task_id or attempt.uncertain for attempt in job.attempts)
         # Without a checkpoint: what was paid for must not be lost to a cancellation here.
-        send.send_nowait(outcome_of(job, result, index))
+        self._put(outcome_of(job, result, index))
 
 
 def outcome_of(job: Job[S], result: S | UCaptchaError, index: int) -> Outcome[S]:
@@ -215,13 +264,24 @@ def recover(session: Session, options: Options, width: int) -> Outcomes[Entry, S
         lease = Lease(session, task.kind, row=entry.submit_id)
         # A dead process's intent, or a task that the service did not know any more: nothing is to be learned of it.
         fate = Fate.UNCERTAIN if entry.state is EntryState.UNCERTAIN or entry.task_id is None else None
-        return Job(session, task, options, entry.key, entry.task_id, State.WAITING, fate, lease, respell=True)
+        return Job(
+            session,
+            task,
+            options,
+            entry.key,
+            entry.task_id,
+            State.WAITING,
+            fate,
+            lease,
+            context=entry.context,
+            respell=True,
+        )
 
     async def solve(job: Job[Solution]) -> Solution:
         way = job.wait_for_end() if job.fate is None else _uncertain(job)
         return await job.run(way, options.timeout)
 
-    return Outcomes(_open(journal, session.account), job, solve, width, session.unread)
+    return Outcomes(session, _open(journal, session.account), job, solve, width)
 
 
 async def _open(journal: Journal, account: str) -> AsyncIterator[Entry]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import anyio
 
 from ucaptcha_async.errors import (
+    AccountError,
     APIConnectionError,
     NoProviderError,
     RateLimitedError,
@@ -19,11 +19,12 @@ from ucaptcha_async.errors import (
     UnsolvableError,
 )
 from ucaptcha_async.events import Retried, Throttled
+from ucaptcha_async.pacing.event_loop import EventLoop, Stopped, signal, wait_through
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping
 from ucaptcha_async.tasks.names import Name
 from ucaptcha_async.transport.api import Answer, Unreadable
-from ucaptcha_async.transport.error_codes import CODES, INTERNAL
+from ucaptcha_async.transport.error_codes import CODES, is_internal
 from ucaptcha_async.transport.exchange import Exchange
 
 from .lease import Fate
@@ -72,7 +73,7 @@ def fate_of(error: UCaptchaError, exchange: Exchange) -> Fate:
     if not exchange.in_protocol or isinstance(error, Unreadable):
         return Fate.UNCERTAIN
     status, for_now = exchange.status or 0, isinstance(error, NoProviderError | RateLimitedError)
-    if exchange.code in INTERNAL or (status >= 500 and not (for_now and exchange.code in CODES)):
+    if is_internal(exchange.code) or (status >= 500 and not (for_now and exchange.code in CODES)):
         return Fate.UNCERTAIN
     return Fate.FAILED_BY_CODE if isinstance(error, UnsolvableError) else Fate.REFUSED
 
@@ -90,18 +91,20 @@ async def submit(job: Submission, search: Search) -> Answer:
     Raises:
         SubmitUncertainError: The fate of the request is unknown.
         UnsupportedTaskError: The service knows none of the names.
+        ClientStateError: The client drains, and does not submit again.
         UCaptchaError: The service refused the task for good, or it was never sent.
     """
     session, tries = job.session, 0
     while True:
-        exchange, job.fate = session.api.create_task(*job.wire(search.name)), None
-        job.exchange = exchange
+        await _admitted(job, search)
         try:
-            call = functools.partial(_answered, job, exchange)
-            await finish_after_cancel(call, exchange, session.cancel_grace)
-            assert job.answer is not None
-            return job.answer
+            return await _answer(job, search)
         except UCaptchaError as error:
+            exchange = job.exchange
+            if exchange is None:
+                raise
+            if exchange.recalled:
+                continue
             job.trouble = error
             if job.fate is Fate.UNCERTAIN:
                 raise _uncertain(error, exchange) from error
@@ -115,24 +118,69 @@ async def submit(job: Submission, search: Search) -> Answer:
         await session.loop.sleep(delay)
 
 
+async def _answer(job: Submission, search: Search) -> Answer:
+    """Send one request, in turn, and read its answer."""
+    session = job.session
+    await session.submitting.acquire()
+    try:
+        session.check_submits()
+        exchange = session.api.create_task(*job.wire(search.name))
+        job.exchange, job.fate = exchange, None
+        await finish_after_cancel(session.loop, _answered(job, exchange), exchange, session.cancel_grace)
+    finally:
+        session.submitting.release()
+    assert job.answer is not None
+    return job.answer
+
+
+async def _admitted(job: Submission, search: Search) -> None:
+    """Wait while submits are held. Whoever waits does not search, for the one that goes may wait for the search."""
+    breaker = job.session.breaker
+    if breaker.admits(job):
+        return
+    search.end()
+    await breaker.check(job, job.session.api.get_balance)
+    await search.choose()
+
+
 async def _answered(job: Submission, exchange: Exchange) -> None:
     """Send once, and note what came, even if nobody waits for it any more."""
     session = job.session
+    exchange.admitted = functools.partial(session.breaker.admits, job)
     try:
-        answer = await session.api.ask(exchange)
+        with session.telling(job, exchange):
+            answer = await session.api.ask(exchange)
         if answer.task_id is None and answer.status not in (Status.READY, Status.FAILED):
             raise Unreadable("createTask answered without a taskId")
         if answer.task_id is not None and answer.task_id in session.open:
-            # Another submit of this client got that id: this is its answer, or the service is confused.
-            exchange.named = None
             raise Unreadable("createTask answered with the id of another task")
     except UCaptchaError as error:
         job.fate = fate_of(error, exchange)
+        if exchange.named in session.open:
+            # Another submit of this client got that id: this is its answer, or the service is confused.
+            exchange.named = error.task_id = None
+        if exchange.in_protocol:
+            session.answered()
+        _tell_breaker(job, exchange, error)
         raise
+    finally:
+        exchange.admitted = None  # what keeps the request must not keep a forgotten job
     session.reached()
+    session.breaker.accepted()
+    session.breaker.stand_down(job)
     job.answer, job.task_id, job.trouble = answer, answer.task_id, None
     if answer.task_id is not None:
         session.accepted(answer.task_id, job)
+
+
+def _tell_breaker(job: Submission, exchange: Exchange, error: UCaptchaError) -> None:
+    breaker = job.session.breaker
+    if exchange.in_protocol:
+        refusal = error if isinstance(error, AccountError) and job.fate is Fate.REFUSED else None
+        breaker.answered(refusal, certain=exchange.code in CODES)
+    elif exchange.status is not None and not isinstance(error, RateLimitedError):
+        breaker.foreign()
+    breaker.stand_down(job)
 
 
 def _tell(job: Submission, error: UCaptchaError, delay: float) -> None:
@@ -150,73 +198,36 @@ def _uncertain(error: UCaptchaError, exchange: Exchange) -> SubmitUncertainError
     return SubmitUncertainError(message, error_code=error.error_code, task_id=exchange.named)
 
 
-async def finish_after_cancel(call: Callable[[], Awaitable[object]], exchange: Exchange, grace: float) -> None:
+async def finish_after_cancel(
+    loop: EventLoop, call: Coroutine[Any, Any, None], exchange: Exchange, grace: float
+) -> None:
     """Await `call`; when cancelled after it was sent, still wait for its end, for `grace` seconds at the most.
 
     A scope alone cannot do it: a shielded scope does not learn that it is being cancelled. So the call runs in a task
     of its own, out of the reach of the caller's scopes, and the caller's task shortens its time when it is cancelled.
     """
-    scope = anyio.CancelScope()
-    done = anyio.Event()
-    answered = False
-    failure: Exception | None = None
+    done, end = signal(), None
 
-    async def run() -> None:
-        nonlocal answered, failure
-        try:
-            with scope:
-                await call()
-                answered = True
-        except Exception as error:
-            failure = error
+    def ended(_: object, error: BaseException | None) -> None:
+        nonlocal end
+        end = error
+        done.set()
 
-    task = _spawn(run, done.set)
+    running = loop.spawn(call, ended, None)
     try:
         await done.wait()
     except BaseException:
         exchange.withdrawn = True  # it may still wait in the pool of an injected client
-        if exchange.sent:
-            scope.deadline = anyio.current_time() + grace
-        else:
-            scope.cancel()
-        await _end_of(done)
+        with contextlib.suppress(anyio.get_cancelled_exc_class()):
+            await wait_through(done, loop.time() + (grace if exchange.sent else 0.0))
+        running.cancel()
+        with contextlib.suppress(anyio.get_cancelled_exc_class()):
+            await wait_through(done)
         raise
-    finally:
-        del task  # until here, because asyncio itself does not keep its tasks alive
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            failure = None  # the frame must not keep its own exception alive
-    if not answered:
+    if isinstance(end, Stopped):
         raise anyio.get_cancelled_exc_class()  # somebody cancelled the task by asyncio's own means
-
-
-def _spawn(run: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> object:
-    """Start a task that no scope reaches, and call `ended` at its end. Whoever starts it waits for that.
-
-    A task group would add a bound on tasks that nobody waits for, which is expensive for one task that somebody does.
-    """
-    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
-        import trio
-
-        async def system_task() -> None:
-            try:
-                await run()
-            finally:
-                ended()
-
-        return trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
-    import asyncio
-
-    task = asyncio.ensure_future(run())
-    # Not in the task itself: asyncio does not even start a task that is cancelled at once.
-    task.add_done_callback(lambda _: ended())
-    return task
-
-
-async def _end_of(done: anyio.Event) -> None:
-    """Wait, whatever happens; no shield keeps out asyncio's own `Task.cancel()`."""
-    while not done.is_set():
-        with anyio.CancelScope(shield=True), contextlib.suppress(anyio.get_cancelled_exc_class()):
-            await done.wait()
+    if end is not None:
+        try:
+            raise end
+        finally:
+            end = None  # the frame must not keep its own exception alive

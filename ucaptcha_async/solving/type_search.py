@@ -36,8 +36,12 @@ UNKNOWN_TYPE = frozenset(
         "ERROR_INVALID_TASK_TYPE",
     }
 )
-"""Codes that say that the service does not know the type, and nothing else. The first is uCaptcha's (docs/api/
-error-codes), the next two are anti-captcha's and CapSolver's."""
+"""Codes that say that the service does not know the type, and nothing else.
+
+The first is uCaptcha's (docs/api/error-codes); anti-captcha and 2captcha list the next two, as 23 and 14; the rest is
+inferred: other words for the same. `ERROR_METHOD_CALL` is not one of them: 2captcha's in.php says it of missing
+parameters, too, and another name would not help then.
+"""
 
 REMEMBER_REFUSAL = 60.0
 """Seconds for which tasks fail without a request, once all names that fit them were refused."""
@@ -60,10 +64,13 @@ class Known:
     Attributes:
         accepted: Types that the service has taken.
         refused: Types that it does not know.
+        given_up: When all names of a task were refused, in seconds on the clock of the event loop that learned it. All
+            loops of asyncio have one clock; on another the time may mean nothing, and then a search is made.
     """
 
     accepted: set[str] = attrs.field(factory=set)
     refused: set[str] = attrs.field(factory=set)
+    given_up: float = -math.inf
 
     def first(self, names: tuple[Name, ...]) -> Name | None:
         """The name to send: the first that was not refused; `None` if all were."""
@@ -93,7 +100,6 @@ class _Scouting:
     """The search for one kind's name in one event loop: at most one submit searches, the others wait in line."""
 
     busy: bool = False
-    given_up: float = -math.inf
     _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict)
 
     async def turn(self) -> None:
@@ -172,6 +178,8 @@ class Search:
 
     async def choose(self) -> None:
         """Set `name`: a name that is known to be good, or as the scout the next to try."""
+        if not self.names:
+            return
         waited = False
         while not self._scouts and self._scouting.busy and not self._good(self._next()):
             await self._scouting.turn()
@@ -195,7 +203,7 @@ class Search:
 
     def _again(self) -> Name | None:
         """The first name once more, if it is long ago that all were refused."""
-        if self.tried or anyio.current_time() < self._scouting.given_up + REMEMBER_REFUSAL:
+        if self.tried or 0 <= anyio.current_time() - self._known.given_up < REMEMBER_REFUSAL:
             return None
         self._known.forget(self.names)
         return self.names[0]
@@ -218,7 +226,7 @@ class Search:
         self.tried.append(self.name.type)
         self._known.refuse(self.name.type)
         if self._next() is None:
-            self._scouting.given_up = anyio.current_time()
+            self._known.given_up = anyio.current_time()
         try:
             await self.choose()
         except UnsupportedTaskError as unsupported:

@@ -67,7 +67,7 @@ class Task(Generic[S_co]):
     solution_class: ClassVar[SolutionClass] = Solution
     """What the solution of such a task is parsed as."""
     usual_lifetime: ClassVar[float | None] = None
-    """How long such solutions are usually accepted, seconds; `None` if nobody knows."""
+    """How long such solutions are usually accepted, seconds; `None` if it is not known."""
 
     _type: str | None = None
     _life: float | None = None
@@ -114,7 +114,7 @@ class Task(Generic[S_co]):
 
     @property
     def lifetime(self) -> float | None:
-        """How long the solutions of this task are usually accepted, seconds; `None` if nobody knows."""
+        """How long the solutions of this task are usually accepted, seconds; `None` if it is not known."""
         return self.usual_lifetime if self._life is None else self._life
 
     def to_wire(self, name: Name | None = None) -> dict[str, JSON]:

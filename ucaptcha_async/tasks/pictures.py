@@ -58,12 +58,12 @@ class ImageToText(Options, WithImage[TextSolution]):
         math: Whether the answer is the result of a calculation.
         min_length: Fewest characters; 0 for no limit.
         max_length: Most characters; 0 for no limit.
-        comment: A hint for who solves it.
+        comment: A hint for the solver.
         website_url: Absolute URL of the page it comes from.
         language_pool: `"en"` or `"rn"` (Russian and neighbours).
         module: The name of a recogniser. Family: CapSolver.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that the text is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that the text is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -113,7 +113,7 @@ class ClickCoordinates(Options, Recognition[CoordinatesSolution]):
         min_clicks: Fewest clicks, from 1.
         max_clicks: Most clicks, from 1.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a solution is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -156,7 +156,7 @@ class Rotate(Options, Recognition[RotateSolution]):
         comment: What to do, in words.
         img_instructions: What to do, as an image.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a solution is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:

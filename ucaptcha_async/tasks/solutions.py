@@ -49,9 +49,9 @@ class Solution:
         cost: What it cost, USD; `None` if the service did not say.
         solve_time: How long the service took, seconds; `None` if it did not say.
         polls: How often the client asked for it; 0 for an immediate answer.
-        obtained_at: When it arrived here (UTC). A pre-solved token may be older than that: how old, the
-            service does not say.
-        lifetime: How long such a solution is usually accepted, seconds; `None` if nobody knows.
+        obtained_at: Since when it may exist (UTC): when the service was last asked and had not solved the task yet. A
+            pre-solved token, or that of a task which was resumed by its id, may be older; it is not known how much.
+        lifetime: How long such a solution is usually accepted, seconds; `None` if it is not known.
             Source: docs/features/lightning-mode.
 
     Example:
@@ -123,7 +123,7 @@ class Solution:
             cost: What it cost, USD.
             solve_time: How long the service took, seconds.
             polls: How often it was asked for.
-            obtained_at: When it arrived; now by default.
+            obtained_at: Since when it may exist; now by default.
             lifetime: How long it is usually accepted, seconds.
             feedback: What `accepted` and `rejected` call.
 
@@ -159,16 +159,16 @@ class Solution:
 
     @property
     def age(self) -> float:
-        """Seconds since the solution arrived, by the wall clock."""
+        """Seconds for which the solution may exist, by the wall clock: its age at the most (see `obtained_at`)."""
         return max(0.0, (_now() - self.obtained_at).total_seconds())
 
     @property
     def expires_in(self) -> float | None:
-        """Seconds until the solution is usually refused (negative: since then); `None` if nobody knows."""
+        """Seconds until the solution is usually refused (negative: since then); `None` if it is not known."""
         return None if self.lifetime is None else self.lifetime - self.age
 
     def is_fresh(self, margin: Seconds = 0.0) -> bool | None:
-        """Whether the solution will still be good in `margin` seconds; `None` if nobody knows."""
+        """Whether the solution will still be good in `margin` seconds; `None` if it is not known."""
         margin = seconds("margin", margin)
         left = self.expires_in
         return None if left is None else left > margin

@@ -295,7 +295,7 @@ class Turnstile(ProxyOptions, WithKey[TokenSolution]):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class GeeTestV3(ProxyOptions, WithChallenge[GeeTestV3Solution]):
-    """GeeTest v3, the slider and its kin. Gives a `GeeTestV3Solution`.
+    """GeeTest v3, the slider and its variants. Gives a `GeeTestV3Solution`.
 
     Types, in the order in which they are tried: `GeeTestTaskProxyless` (family: anti-captcha), `GeeTestTaskProxyLess`
     (family: CapSolver), `GeeTestV3TokenProxyLess` (inferred); with a proxy `GeeTestTask` (family: anti-captcha),
@@ -310,7 +310,7 @@ class GeeTestV3(ProxyOptions, WithChallenge[GeeTestV3Solution]):
         user_agent: Browser identity to solve with. Family: CapMonster.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a solution is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -347,7 +347,7 @@ class GeeTestV4(ProxyOptions, WithCaptchaId[GeeTestV4Solution]):
         user_agent: Browser identity to solve with. Family: CapMonster.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a solution is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a solution is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -386,7 +386,7 @@ class FunCaptcha(ProxyOptions, WithPublicKey[TokenSolution]):
         data: What the page passes to the widget, for example `{"blob": "…"}`: a mapping, or JSON text. Sent as text.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a token is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -424,7 +424,7 @@ class MTCaptcha(ProxyOptions, WithKey[TokenSolution]):
         user_agent: Browser identity to solve with.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a token is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -457,7 +457,7 @@ class FriendlyCaptcha(ProxyOptions, WithKey[TokenSolution]):
         website_key: The widget's site key. Required.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a token is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -487,7 +487,7 @@ class YandexSmartCaptcha(ProxyOptions, WithKey[TokenSolution]):
         website_key: The widget's site key, `ysc1_…`. Required.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a token is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a token is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:
@@ -517,7 +517,7 @@ class Tencent(ProxyOptions, WithAppId[TencentSolution]):
         captcha_script: Absolute URL of the widget's script, where it is not the usual one.
         proxy: A [`Proxy`][ucaptcha_async.Proxy] to solve through.
         type: The one type to send; no other is tried.
-        lifetime: Seconds that a ticket is accepted; nobody knows in general. Never sent.
+        lifetime: Seconds that a ticket is accepted; not known in general. Never sent.
         extra: More fields, as the service spells them; they replace fields of the same name.
 
     Example:

@@ -54,7 +54,7 @@ class CallbackRecord:
 
     Attributes:
         at: When, on the clock of the event loop, in seconds.
-        task_id: The task that it told of.
+        task_id: The task that it was about.
         outcome: `delivered`, `failed` (no answer, or one that is not 2xx) or `lost` (not sent, as asked for).
     """
 

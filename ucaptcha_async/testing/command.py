@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 
 from .dialects import DIALECTS
 from .options import SolveTimes
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--allow-private-callbacks", action="store_true", help="let callbacks go to private addresses")
     add("--no-books-detail", action="store_true", help="keep only sums and times in the books")
     add("--idle-timeout", type=float, default=60.0, help="close unused connections after this (default: %(default)s s)")
+    add("--certificate", type=Path, metavar="FILE", help="listen with TLS: a PEM file with key and certificate")
     add("--stop-on-eof", action="store_true", help="stop when standard input ends")
     add("--parent-pid", type=int, help="stop when this process is gone")
     return parser
@@ -67,9 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         service = _service(options)
         listener = open_socket(options.host, options.port, any_host=options.any_host)
-        url = url_of(listener)
+        url = url_of(listener, tls=options.certificate is not None)
         server = make_server(
-            service, idle_timeout=options.idle_timeout, on_ready=lambda: print(f"listening on {url}", flush=True)
+            service,
+            idle_timeout=options.idle_timeout,
+            certificate=options.certificate,
+            on_ready=lambda: print(f"listening on {url}", flush=True),
         )
     except (ImportError, NotLoopbackError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import TypeVar
 
 import attrs
 
@@ -19,6 +20,7 @@ from .timing import SolveTime
 from .validation import check_request, check_task, given
 
 JSON = Mapping[str, object]
+T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -127,15 +129,15 @@ class Desk:
         return {name: self._price(name, kind) for name, kind in self._kinds.items() if self._takes(name)}
 
     def _price(self, name: str, kind: Kind) -> Decimal:
-        prices = self._options.prices
-        return Decimal(prices[name]) if name in prices else kind.price
+        price = _choice(self._options.prices, name, kind)
+        return kind.price if price is None else Decimal(price)
 
     def _record(self, key: str, task: JSON, kind: Kind, price: Decimal, now: float) -> TaskRecord:
         name = str(task["type"])
         solve_time = self._solve_time(name, kind).draw(self._times) / self._options.speed
         solution = kind.solution(self._solutions, task)
         error = self._fate()
-        plan = self._next_plan(name)
+        plan = self._next_plan(kind)
         if plan is not None:
             solution, error = plan.solution or solution, plan.error
             solve_time = solve_time if plan.after is None else plan.after
@@ -158,7 +160,7 @@ class Desk:
     def _solve_time(self, name: str, kind: Kind) -> SolveTime:
         chosen = self._options.solve_time
         if isinstance(chosen, Mapping):
-            chosen = chosen.get(name, chosen.get(kind.name))
+            chosen = _choice(chosen, name, kind)
         return kind.solve_time if chosen is None else as_solve_time(chosen)
 
     def _fate(self) -> str | None:
@@ -169,7 +171,7 @@ class Desk:
         """Whether the solution is there already: a type that needs no waiting, or a token from the key's stock."""
         if not self._options.dialect.immediate:
             return False
-        if name in self._options.immediate_types:
+        if any(map(kind.is_meant, self._options.immediate_types)):
             return True
         size = self._options.lightning.get(key, 0)
         if not size or not kind.pooled:
@@ -195,8 +197,8 @@ class Desk:
         """Decide what the next tasks come to."""
         self._plans.append(_Plan(type, dict(solution) if solution is not None else None, error, after, times))
 
-    def _next_plan(self, name: str) -> _Plan | None:
-        found = (plan for plan in self._plans if plan.type in (None, name))
+    def _next_plan(self, kind: Kind) -> _Plan | None:
+        found = (plan for plan in self._plans if plan.type is None or kind.is_meant(plan.type))
         plan = next(found, None)
         if plan is not None:
             plan.times -= 1
@@ -236,6 +238,13 @@ class Desk:
 def _same(asked: object, wire_id: object) -> bool:
     """Whether an id came back as it was given: a number is not its digits."""
     return type(asked) is type(wire_id) and asked == wire_id
+
+
+def _choice(choices: Mapping[str, T], name: str, kind: Kind) -> T | None:
+    """What is chosen for a type: under its own name, or else under any name of its kind."""
+    if name in choices:
+        return choices[name]
+    return next((choice for word, choice in choices.items() if kind.is_meant(word)), None)
 
 
 def _text(value: object) -> str | None:

@@ -74,7 +74,7 @@ class Html(Fault):
 
 @attrs.frozen
 class Json(Fault):
-    """Any JSON value as the answer: a list, a status nobody knows, an answer without its fields.
+    """Any JSON value as the answer: a list, an unknown status, an answer without its fields.
 
     Attributes:
         value: The value.
@@ -187,7 +187,7 @@ class Encoded(Fault):
 
 @attrs.frozen
 class Extra(Fault):
-    """The right answer, and behind it on the same connection a second one that nobody asked for.
+    """The right answer, and behind it on the same connection an unexpected second one.
 
     It takes a real socket: `httpx.ASGITransport` has no connections.
 

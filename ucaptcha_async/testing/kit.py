@@ -51,7 +51,7 @@ def virtual_backends() -> list[ParameterSet]:
 
 
 def assert_paid_once(books: Books, *, solves: int | None = None) -> None:
-    """Assert that no piece of work was paid for twice; what was refunded does not count.
+    """Assert that no job was paid for twice; what was refunded does not count.
 
     Args:
         books: The books of the service.
@@ -67,7 +67,7 @@ def assert_paid_once(books: Books, *, solves: int | None = None) -> None:
     if solves is None:
         for twins in _twins(paid):
             raise AssertionError(
-                f"one piece of work was paid for {len(twins)} times (if these are several, say how many: solves=…):"
+                f"one job was paid for {len(twins)} times (if these are several, say how many: solves=…):"
                 f"{_list(twins, _story)}"
             )
     elif len(paid) != solves:

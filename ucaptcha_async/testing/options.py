@@ -35,16 +35,19 @@ def as_usd(value: Decimal | float | str) -> Decimal:
 class Options:
     """The options of the local service; each may also be changed while it runs, unless it is a seed or the dialect.
 
+    Where an option goes by type, any name of a type stands for its whole kind, whatever name a task is sent under. A
+    choice for the very name that is sent goes first.
+
     Attributes:
         keys: The API keys that exist; None accepts any.
         balance: What is on each key's account at first, in USD.
         seed: The seed of everything that is random. The same requests in the same order get the same answers.
         rate_limit: Requests per window and address before HTTP 429. Source: docs/api/overview
         rate_window: The length of the window, in seconds; windows begin at multiples of it on the service's clock.
-        solve_time: How long solves take, in seconds: a distribution or a number for all types, or a mapping from type
-            names to those; None for the defaults of each kind.
+        solve_time: How long solves take, in seconds: a distribution or a number for all types, or a mapping from types
+            to those; None for the defaults of each kind.
         speed: Solve times and `idle_for` are divided by this.
-        prices: Prices in USD by type name, in place of the defaults of each kind.
+        prices: Prices in USD by type, in place of the defaults of each kind.
         failure_rate: The share of tasks that fail.
         failure_code: The error code of tasks that fail by `failure_rate`.
         idle_for: How long new tasks are `idle` before they are `processing`, in seconds.

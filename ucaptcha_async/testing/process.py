@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -24,9 +25,13 @@ class RunningService:
         process: The process.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], certificate: str | None = None) -> None:
         command = [sys.executable, "-m", "ucaptcha_async.testing", "--stop-on-eof", *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        self._handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if certificate is not None:
+            context = ssl.create_default_context(cafile=certificate)
+            self._handlers.append(urllib.request.HTTPSHandler(context=context))
         self.url = self._address()
 
     @property
@@ -83,7 +88,7 @@ class RunningService:
             raise ValueError(answer["error"])
 
     def _get(self, path: str, body: bytes | None = None) -> dict[str, object]:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(*self._handlers)
         with opener.open(self.url + path, data=body, timeout=30) as answer:
             value: dict[str, object] = json.loads(answer.read())
         return value
@@ -117,7 +122,9 @@ def start_service(**options: OptionValue) -> RunningService:
         options: The options of the command line (`python -m ucaptcha_async.testing --help`) with underscores, such as
             `seed=1, speed=10, keys=["ucap_a"], solve_time={"ImageToTextTask": "2"}`.
     """
-    return RunningService([argument for name, value in options.items() for argument in _arguments(name, value)])
+    arguments = [argument for name, value in options.items() for argument in _arguments(name, value)]
+    certificate = options.get("certificate")
+    return RunningService(arguments, None if certificate is None else str(certificate))
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class Faults:
             endpoint: The endpoint, for example `getTaskResult`, or `*` for any.
             faults: The faults in their order; each is met `times` times.
             task_id: Only requests about this task.
-            task_type: Only requests about tasks of this type.
+            task_type: Only requests about tasks of this type, by the name that was sent.
         """
         if endpoint not in (*self._endpoints, "*"):
             raise ValueError(f"no endpoint {endpoint!r}; there are {', '.join(self._endpoints)} and *")

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,11 @@ def open_socket(host: str, port: int, *, any_host: bool = False) -> socket.socke
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, *, tls: bool = False) -> str:
     """Return the base URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class HoldingTransport:
@@ -95,13 +97,18 @@ class HoldingTransport:
 
 
 def make_server(
-    service: LocalService, *, idle_timeout: float = 60.0, on_ready: Callable[[], None] | None = None
+    service: LocalService,
+    *,
+    idle_timeout: float = 60.0,
+    certificate: Path | None = None,
+    on_ready: Callable[[], None] | None = None,
 ) -> uvicorn.Server:
     """Make a uvicorn server for the service; it listens once it is given a socket.
 
     Args:
         service: The service.
         idle_timeout: After how long a connection without requests is closed, in seconds.
+        certificate: A PEM file with a private key and its certificate, to listen with TLS.
         on_ready: Called when it has begun to listen.
 
     Raises:
@@ -142,6 +149,7 @@ def make_server(
         timeout_keep_alive=idle_timeout,  # type: ignore[arg-type]
         timeout_graceful_shutdown=1,
         backlog=BACKLOG,
+        ssl_certfile=certificate,
     )
     return Announcing(config)
 
@@ -221,7 +229,7 @@ class Server:
         """Crash and come back at the same address: all connections are cut, the tasks are still known.
 
         Args:
-            down_for: How long nobody listens in between, in seconds.
+            down_for: How long nothing listens in between, in seconds.
         """
         self.stop(abrupt=True)
         time.sleep(down_for)

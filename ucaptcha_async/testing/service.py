@@ -94,7 +94,7 @@ class LocalService(Options):
         """Decide how the next tasks are solved.
 
         Args:
-            type: Only tasks of this type.
+            type: Only tasks of this kind, by any name of it.
             solution: The solution; None for one as usual.
             after: The solve time, in seconds; None for one as usual.
             times: How many tasks.
@@ -113,7 +113,7 @@ class LocalService(Options):
 
         Args:
             error_code: The error code that they fail with.
-            type: Only tasks of this type.
+            type: Only tasks of this kind, by any name of it.
             after: When, in seconds after they were created; None for a time as usual.
             times: How many tasks.
         """

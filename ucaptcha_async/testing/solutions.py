@@ -50,6 +50,10 @@ class Kind:
     solve_time: SolveTime = attrs.field(factory=lambda: LogNormal(12.0, 0.5))
     pooled: bool = True
 
+    def is_meant(self, word: str) -> bool:
+        """Tell whether a word is the name of this kind or any name of its types."""
+        return word == self.name or word in self.types
+
 
 def token(rng: random.Random, prefix: str = "", size: int = 360) -> str:
     """Make a token such as sites hand out: long, random, safe in a URL."""

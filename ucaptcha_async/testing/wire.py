@@ -154,7 +154,7 @@ def _head(answer: Answer, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -
 async def send_with_extra(
     scope: Scope, send: Send, answer: Answer, extra: Answer, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Send an answer, and a second one that nobody asked for on the same connection."""
+    """Send an answer, and an unexpected second one on the same connection."""
     line: Line | None = (scope.get("extensions") or {}).get(LINE)
     if line is None:
         raise RuntimeError("a second answer needs a connection: use Server or running_service, not an ASGI transport")

@@ -17,6 +17,7 @@ import attrs
 from ucaptcha_async.errors import APIConnectionError, ProtocolError, UCaptchaError
 from ucaptcha_async.json_values import NumericId, wire_id
 from ucaptcha_async.pacing import Limiter
+from ucaptcha_async.pacing.quota import Reading
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretBytes, SecretMapping, SecretStr
 
@@ -36,7 +37,16 @@ def _decimal(text: str) -> Decimal:
         return Decimal("NaN")
 
 
-_decode = json.JSONDecoder(parse_float=_decimal, strict=False).decode  # a line break in a description breaks nothing
+def _whole(text: str) -> int | str:
+    """A number without a point; one of thousands of digits, which Python does not read, stays the text that it is."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+# Not strict: a line break in a description breaks nothing.
+_decode = json.JSONDecoder(parse_float=_decimal, parse_int=_whole, strict=False).decode
 
 DEEPEST = 64
 """Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
@@ -53,9 +63,16 @@ READY_WORDS = frozenset({"completed", "success"})
 NO_ERROR = frozenset({"", "0", "0.0", "SUCCESS", "OK", "NONE", "NULL", "FALSE"})
 """Texts in `errorId` that mean no error."""
 
+TASK_FIELDS = frozenset({"taskid", "captchaid"})
+"""The fields that name a task, in lower case and without underscores: the family spells them in several ways."""
+
 _STATUSES = frozenset(map(str, Status))
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+ABOUT_A_TASK = ("/createTask", "/getTaskResult")
+"""The paths whose answers decide about a paid task: JSON that is not the protocol's proves nothing there."""
 
 
 @attrs.frozen(kw_only=True)
@@ -150,8 +167,8 @@ class Api:
 
     async def get_balance(self) -> Decimal:
         """`POST /getBalance`, in USD. Source: docs/api/ucaptcha/get-balance."""
-        body, _ = await self._send(self._exchange("/getBalance", {}))
-        balance = _money(body.get("balance"))
+        answer = await self.ask(self._exchange("/getBalance", {}))
+        balance = _money(answer.raw.get("balance"))
         if balance is None:
             raise ProtocolError("getBalance answered without a balance")
         return balance
@@ -160,8 +177,7 @@ class Api:
         """`POST /feedbackTask`. Source: docs/api/ucaptcha/feedback-task."""
         exchange = self._exchange("/feedbackTask", {"taskId": wire_id(task_id), "result": result}, secrets)
         exchange.task_id = task_id
-        body, _ = await self._send(exchange)
-        message = body.get("message")
+        message = (await self.ask(exchange)).raw.get("message")
         return exchange.clean(message) if isinstance(message, str) else ""
 
     def _exchange(self, path: str, fields: Mapping[str, Any], secrets: tuple[str, ...] = ()) -> Exchange:
@@ -183,13 +199,6 @@ class Api:
             APIConnectionError: No answer came, or another request's.
             UCaptchaError: The service refuses, or its answer is not the protocol's.
         """
-        body, reply = await self._send(exchange, believed)
-        if not exchange.in_protocol:
-            path = exchange.path.removeprefix("/")
-            raise Unreadable(f"{path} answered with JSON that is not the protocol's", task_id=_task_of(exchange))
-        return _answer(exchange, body, reply)
-
-    async def _send(self, exchange: Exchange, believed: str | None = None) -> tuple[Mapping[str, Any], Reply]:
         reply = failure = None
         try:
             reply = await self.sender.send(exchange)
@@ -201,14 +210,22 @@ class Api:
                 self._tell_limiter(reply)
         if failure is not None or reply is None:
             raise failure from failure.__cause__  # type: ignore[misc,union-attr]
+        return _answer(exchange, self._body(exchange, reply, believed), reply)
+
+    def _body(self, exchange: Exchange, reply: Reply, believed: str | None) -> Mapping[str, Any]:
         body = _read(exchange, reply)
         if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
             # Looked at first: what another request's answer says, good or bad, is nothing to this one.
             self._named_another(exchange, reply)
+        if exchange.submit and exchange.named is not None and reply.repeated and body is not None and _has_ended(body):
+            # A second answer to an earlier request. Of a task that is open still, its submit tells.
+            reply.discard()
+            exchange.named, exchange.in_protocol = None, True
+            raise Unreadable("createTask answered with the solution of another task")
         try:
-            return _understood(exchange, reply, body), reply
+            return _understood(exchange, reply, body)
         except UCaptchaError as error:
-            error.retry_after = _seconds(reply.headers.get("retry-after"))
+            error.retry_after = Reading.of(reply.headers).wait
             raise
 
     @staticmethod
@@ -242,7 +259,7 @@ def _read(exchange: Exchange, reply: Reply) -> Mapping[str, Any] | None:
     """The JSON object that came, if one did; its code and the task that it names are noted."""
     body, exchange.status = _object(reply.content), reply.status
     if body is not None:
-        exchange.code, exchange.named = _secret(body.get("errorCode")), _id(body.get("taskId"))
+        exchange.code, exchange.named = _code(body.get("errorCode")), _id(_task(body))
     return body
 
 
@@ -250,13 +267,15 @@ def _understood(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None
     """The body of an answer that is the protocol's, or the error that it is."""
     path, code = exchange.path.removeprefix("/"), exchange.code
     if body is not None:
-        if _status(body) == Status.FAILED:  # it decides, whatever the envelope
+        if _has_ended(body):  # it decides, whatever the envelope
             exchange.in_protocol = True
             return body
         if code is not None and is_pending(code):
             exchange.in_protocol = True
             return SecretMapping(status="processing", taskId=body.get("taskId"))
         if code is not None and (_is_error(body) or reply.status >= 400):
+            if exchange.submit and exchange.named is None and _names_unreadably(body):
+                raise Unreadable(f"{path} refuses a task, and names it in a form that cannot be read")
             exchange.in_protocol = True
             raise _refusal(exchange, body, code, reply.status)
         if _is_error(body) and (reply.status != 429 or exchange.named is not None):
@@ -265,6 +284,12 @@ def _understood(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None
             # What is paid for must not be lost to an odd HTTP status.
             exchange.in_protocol = True
             return body
+    return _without_a_sign(exchange, reply, body)
+
+
+def _without_a_sign(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """An answer that has neither a code, nor a task, nor a solution: it may be somebody else's."""
+    path = exchange.path.removeprefix("/")
     if reply.status >= 300:
         told = _told(exchange, body) if body is not None else None
         message = f"{path} answered HTTP {reply.status}" + (f": {told}" if told else "")
@@ -272,6 +297,8 @@ def _understood(exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None
     if body is None:
         raise Unreadable(f"{path} answered with something that is not a JSON object", task_id=_task_of(exchange))
     exchange.in_protocol = "errorId" in body or "status" in body
+    if not exchange.in_protocol and exchange.path in ABOUT_A_TASK:
+        raise Unreadable(f"{path} answered with JSON that is not the protocol's", task_id=_task_of(exchange))
     return body
 
 
@@ -290,6 +317,7 @@ def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer
     status = _status(body) or _word(exchange, body, "status") or Status.PROCESSING.value
     milliseconds = _money(body.get("solveTime"))
     failed = status == "failed"
+    exchange.said = status
     return Answer(
         task_id=exchange.named,
         status=status,
@@ -315,6 +343,12 @@ def _status(body: Mapping[str, Any]) -> str | None:
     if word in READY_WORDS and solved:
         return Status.READY.value
     return word if word in _STATUSES else None
+
+
+def _has_ended(body: Mapping[str, Any]) -> bool:
+    """Whether an answer says that the task has failed, or brings its solution."""
+    status = _status(body)
+    return status == Status.FAILED or (status == Status.READY and bool(body.get("solution")))
 
 
 def _is_error(body: Mapping[str, Any]) -> bool:
@@ -349,11 +383,6 @@ def _sentence(value: object, depth: int = 0) -> str | None:
     return _text(value)
 
 
-def _seconds(text: str | None) -> float | None:
-    """`Retry-After` as seconds. Its other form, a date, is for the limiter, which knows the service's clock."""
-    return float(text) if text is not None and text.isdecimal() and len(text) < 6 else None
-
-
 def _object(content: bytes) -> Mapping[str, Any] | None:
     try:
         body = _decode(_decoded(content))
@@ -378,17 +407,32 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _secret(value: object) -> SecretStr | None:
-    """A word that may hold anything, until it is cleaned."""
-    text = _text(value)
-    return None if text is None else SecretStr(text)
+def _code(value: object) -> SecretStr | None:
+    """An error code as the protocol spells it. It may hold anything, until it is cleaned."""
+    return SecretStr(value.strip().upper()) if isinstance(value, str) and value.strip() else None
+
+
+def _task(body: Mapping[str, Any]) -> object:
+    """What an answer has in the field that names a task."""
+    if (named := body.get("taskId")) is not None:
+        return named
+    named_otherwise = (body[name] for name in body if name.replace("_", "").lower() in TASK_FIELDS)
+    return next((value for value in named_otherwise if value is not None), None)
 
 
 def _id(value: object) -> str | None:
     """The task that an answer names, as it came. `0`, `"0"`, `false` and blank text name none."""
     if isinstance(value, int) and not isinstance(value, bool) and value != 0:
         return NumericId(value)
+    if isinstance(value, Decimal) and value.is_finite() and value != 0 and abs(value.adjusted()) < 100:
+        return NumericId(value)
     return value if isinstance(value, str) and value.strip() not in ("", "0") else None
+
+
+def _names_unreadably(body: Mapping[str, Any]) -> bool:
+    """Whether the field that names a task holds something, and no id."""
+    value = _task(body)
+    return value is True or (isinstance(value, list | dict) and bool(value))
 
 
 def _money(value: object) -> Decimal | None:

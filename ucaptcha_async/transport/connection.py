@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,12 @@ MAX_INTERIM = 32
 MAX_RECEIVED = 4 * MAX_BODY
 """Bytes of an answer with all its framing."""
 
+MAX_MEMBERS = 64
+"""Pieces of which a compressed answer may be made. Each costs as much as all that is left."""
+
+REMEMBERED = 8
+"""Answers of a connection that are known again when they come once more."""
+
 LARGE = 65_536
 """Bytes of a request that a peer may not take in one piece: its answer may come before the end of it."""
 
@@ -46,6 +53,7 @@ LARGE_HEAD = f"an answer with more than {MAX_HEAD} bytes of headers"
 ENDLESS = "endless interim answers"
 DAMAGED = "the answer's compression is damaged"
 NOTHING = SecretBytes()
+_NO_SCOPE = contextlib.nullcontext()
 
 
 class Parser:
@@ -272,16 +280,18 @@ class Connection:
         requests: How many requests it has carried.
         used_at: When the last answer was complete, or when it was opened.
         doomed: Whether its answers cannot be trusted any more.
+        repeated: Whether the last answer is, byte for byte, one of those before it.
     """
 
-    __slots__ = ("_expire_at", "answer", "doomed", "requests", "used_at", "wire")
+    __slots__ = ("_answers", "_expire_at", "answer", "doomed", "repeated", "requests", "used_at", "wire")
 
     def __init__(self, wire: Wire, now: float, parser: Callable[[], Parser] = new_parser) -> None:
         self.wire = wire
         self.answer = parser()
         self.requests = 0
         self.used_at = now
-        self.doomed = False
+        self.doomed = self.repeated = False
+        self._answers: deque[int] = deque(maxlen=REMEMBERED)
         self._expire_at = expirer(wire)
 
     async def ask(self, request: SecretBytes, deadline: float) -> str | None:
@@ -289,17 +299,22 @@ class Connection:
         if self.requests:
             self.answer.begin()
         self.requests += 1
-        if self._expire_at is not None:
-            self._expire_at(deadline)
-            return await self._ask(request)
-        with anyio.CancelScope(deadline=deadline):
-            return await self._ask(request)
+        with self._limit(deadline):
+            if len(request) > LARGE:
+                return await self._ask_at_length(request)
+            # A service that closed early may have answered before: what came, the reading tells.
+            with contextlib.suppress(OSError):
+                await self.wire.send(request)
+            return await self._read()
         return LATE
 
-    async def _ask(self, request: SecretBytes) -> str | None:
-        if len(request) <= LARGE:
-            await self._write(request)
-            return await self._read()
+    def _limit(self, deadline: float) -> contextlib.AbstractContextManager[object]:
+        if self._expire_at is None:
+            return anyio.CancelScope(deadline=deadline)
+        self._expire_at(deadline)
+        return _NO_SCOPE
+
+    async def _ask_at_length(self, request: SecretBytes) -> str | None:
         failure: str | None = NO_ANSWER
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write, request)
@@ -308,7 +323,6 @@ class Connection:
         return failure
 
     async def _write(self, request: SecretBytes) -> None:
-        # A service that closed early may have answered before: what came, the reading tells.
         with contextlib.suppress(OSError):
             await self.wire.send(request)
 
@@ -323,6 +337,9 @@ class Connection:
             return f"the connection broke: {error.strerror or error}"
         if answer.failure is None:
             answer.finish()
+            known = hash(answer.content)
+            self.repeated = known in self._answers
+            self._answers.append(known)
         return answer.failure
 
 
@@ -345,12 +362,14 @@ def decompressed(body: bytes, encoding: str) -> SecretBytes | str:
 
 def _inflated(body: bytes, window: int) -> SecretBytes | str:
     found = bytearray()
-    while body:
+    for _ in range(MAX_MEMBERS):
         member = zlib.decompressobj(window)
         found += member.decompress(body, MAX_BODY + 1 - len(found))
         if len(found) > MAX_BODY:
             return TOO_LARGE
         if not member.eof:
             return DAMAGED
-        body = member.unused_data
-    return SecretBytes(found)
+        body = member.unused_data.lstrip(b"\0")  # the format allows it to be filled up
+        if not body:
+            return SecretBytes(found)
+    return DAMAGED

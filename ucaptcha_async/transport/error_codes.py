@@ -104,11 +104,16 @@ PENDING_CODES = frozenset({"CAPCHA_NOT_READY", "CAPTCHA_NOT_READY", "ERROR_CAPTC
 INTERNAL = frozenset({"INTERNAL_ERROR", "ERROR_INTERNAL_SERVER_ERROR", "ERROR_INTERNAL", "ERROR_SETTLEMENT_FAILED"})
 """Codes that say that the service itself failed, whatever the HTTP status."""
 
+_INTERNAL_WORDS = frozenset({"INTERNAL", "EXCEPTION", "DATABASE"})
+_OF_SERVERS = frozenset({"SERVER", "SYSTEM"})
+_WITH_SERVERS = _OF_SERVERS | {"ERROR", "FAILED", "FAILURE", "FAULT"}
+
 # What an unknown code's words mean, compared whole, the first rule that fits. All words of a rule must be there. What
 # belongs to the task decides before what belongs to the account: `ERROR_INVALID_SITEKEY` is about no API key.
 _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
     ("UNSOLVABLE", UnsolvableError),
-    ("SOLVE FAILED", UnsolvableError),
+    *((f"{word} FAILED", UnsolvableError) for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA")),
+    *((f"{word} TIMEOUT", UnsolvableError) for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA", "RECAPTCHA")),
     ("NOT SUPPORTED", UnsupportedTaskError),
     ("UNSUPPORTED", UnsupportedTaskError),
     *((word, ProxyError) for word in ("PROXY", "PROXIES")),
@@ -116,19 +121,29 @@ _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
         (f"NOT FOUND {word}", TaskNotFoundError)
         for word in ("TASK", "TASKID", "CAPTCHA", "CAPCHA", "CAPTCHAID", "ID", "REQUEST")
     ),
+    *((f"NO SUCH {word}", TaskNotFoundError) for word in ("TASK", "CAPTCHA", "CAPCHA")),
+    *((f"{word} EXPIRED", TaskNotFoundError) for word in ("TASK", "CAPTCHA")),
+    *(
+        (f"{wrong} {word}", TaskNotFoundError)
+        for wrong in ("WRONG", "INVALID", "UNKNOWN")
+        for word in ("TASK ID", "TASKID", "CAPTCHA ID", "CAPCHA ID")
+    ),
     *((word, NoProviderError) for word in ("BUSY", "OVERLOADED", "OVERLOAD", "UNAVAILABLE", "UNAVALIABLE")),
     *((f"NO {word}", NoProviderError) for word in ("SLOT", "SLOTS", "PROVIDER", "PROVIDERS", "NODES", "WORKERS")),
+    *((word, NoProviderError) for word in ("NO SOLVERS", "MAINTENANCE")),
     ("RATE LIMIT", RateLimitedError),
     ("TOO MANY REQUESTS", RateLimitedError),
     ("TOO MUCH REQUESTS", RateLimitedError),
     *((word, InvalidTaskError) for word in ("SITEKEY", "GOOGLEKEY", "WEBSITEKEY", "PUBLICKEY", "SITE", "WEBSITE")),
     *((word, InvalidTaskError) for word in ("GOOGLE", "PUBLIC", "PAGE", "PAGEURL", "URL", "WEBSITEURL", "DOMAIN")),
     *((word, InvalidTaskError) for word in ("IMAGE", "FILE", "FILESIZE", "BODY", "TASK", "PARAMETER", "PARAMETERS")),
-    *((word, InsufficientBalanceError) for word in ("BALANCE", "FUNDS", "CREDIT", "CREDITS")),
+    *((word, InsufficientBalanceError) for word in ("BALANCE", "FUNDS", "MONEY", "CREDIT", "CREDITS")),
     ("IP BANNED", AddressRefusedError),
     ("IP BLOCKED", AddressRefusedError),
     ("IP ALLOWED", AddressRefusedError),
     ("IP WHITELIST", AddressRefusedError),
+    ("IP WHITELISTED", AddressRefusedError),
+    ("IP DENIED", AddressRefusedError),
     *((word, AuthenticationError) for word in ("KEY", "APIKEY", "CLIENTKEY", "ACCOUNT", "USER", "UNAUTHORIZED")),
     *((word, AuthenticationError) for word in ("BANNED", "SUSPENDED", "BLOCKED", "DISABLED")),
 )
@@ -172,6 +187,14 @@ def is_pending(code: str) -> bool:
     return code in PENDING_CODES or (code not in CODES and {"NOT", "READY"} <= _words(code))
 
 
+def is_internal(code: str | None) -> bool:
+    """Whether a code says that the service itself failed: a known one, or by its words."""
+    if code is None or code in CODES:
+        return False
+    words = _words(code)
+    return code in INTERNAL or bool(words & _INTERNAL_WORDS) or (bool(words & _OF_SERVERS) and words <= _WITH_SERVERS)
+
+
 def ends_wait(code: str | None) -> bool:
     """Whether a code that answers a poll says that the task has ended, or is not known any more."""
     return code in _ABOUT_THE_PAGE or issubclass(class_for(code, 0), UnsolvableError | TaskNotFoundError)
@@ -192,7 +215,7 @@ def class_for(code: str | None, http_status: int) -> type[UCaptchaError]:
     """The class for a code, seen before or not."""
     if code in CODES:
         return CODES[code]
-    if code in INTERNAL:
+    if is_internal(code):
         return RateLimitedError if http_status == 429 else ServiceError
     words = _words(code or "")
     guess = next((cls for rule, cls in _RULES if rule <= words), None)
@@ -218,5 +241,5 @@ def by_status(http_status: int, message: str, *, task_id: str | None = None) -> 
 def _located(error: UCaptchaError, http_status: int) -> UCaptchaError:
     if isinstance(error, ServiceError):
         error.http_status = http_status
-        error.retryable = http_status >= 500 or error.error_code in INTERNAL
+        error.retryable = http_status >= 500 or is_internal(error.error_code)
     return error

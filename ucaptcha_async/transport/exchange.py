@@ -70,10 +70,13 @@ class Exchange:
         sent: Whether the service may have received something of the request.
         sent_at: When it departed.
         withdrawn: Whether nobody waits for it any more: if it is not written yet, it must not be written.
+        admitted: Whether it may leave, asked up to the moment when it does.
+        recalled: Whether it did not leave because it was not admitted any more.
         task_id: The task that it asks for.
         status: The HTTP status of the answer, once there is one.
-        code: The error code in the answer, as it came.
+        code: The error code in the answer, in upper case.
         named: The task that the answer names.
+        said: The status of the task in the answer.
         in_protocol: Whether the answer is the protocol's own, and not some page's or gateway's.
     """
 
@@ -89,14 +92,22 @@ class Exchange:
     sent: bool = attrs.field(default=False, init=False)
     sent_at: float | None = attrs.field(default=None, init=False)
     withdrawn: bool = attrs.field(default=False, init=False)
+    admitted: Callable[[], bool] | None = attrs.field(default=None, init=False, repr=False)
+    recalled: bool = attrs.field(default=False, init=False)
     task_id: str | None = attrs.field(default=None, init=False)
     status: int | None = attrs.field(default=None, init=False)
     code: str | None = attrs.field(default=None, init=False, repr=False)
     named: str | None = attrs.field(default=None, init=False)
+    said: str | None = attrs.field(default=None, init=False, repr=False)
     in_protocol: bool = attrs.field(default=False, init=False)
 
     async def permit(self) -> None:
-        """Wait for a permit that is fresh. A stale one is given up."""
+        """Wait for a permit that is fresh. A stale one is given up.
+
+        Raises:
+            UnansweredError: If it is not to be sent any more.
+        """
+        self.check()
         if self.permitted:
             if self.clock() <= self.permitted_at + PERMIT_LIFETIME:
                 return
@@ -104,6 +115,7 @@ class Exchange:
             self.limiter.lost()
         await self.limiter.acquire()
         self.permitted, self.permitted_at = True, self.clock()
+        self.check()
 
     def depart(self) -> bool:
         """Count the request as sent, right before its first byte is written.
@@ -112,15 +124,27 @@ class Exchange:
             Whether it may be written now. If not, its permit went stale, and nothing was sent.
 
         Raises:
-            UnansweredError: If it was withdrawn.
+            UnansweredError: If it is not to be sent any more.
         """
-        if self.withdrawn:
-            raise UnansweredError("withdrawn before it was sent")
+        self.check()
         now = self.clock()
         if now > self.permitted_at + PERMIT_LIFETIME:
             return False
         self.sent, self.sent_at = True, now
         return True
+
+    @property
+    def deadline(self) -> float:
+        """Until when the answer is waited for; known once it has departed."""
+        return math.inf if self.sent_at is None else self.sent_at + self.timeout
+
+    def check(self) -> None:
+        """Raise `UnansweredError` if it is not to be sent any more."""
+        if self.withdrawn:
+            raise UnansweredError("withdrawn before it was sent")
+        if self.admitted is not None and not self.admitted():
+            self.recalled = True
+            raise UnansweredError("held back before it was sent")
 
     def clean(self, text: str) -> str:
         """Take this request's secrets out of a text."""
@@ -138,7 +162,8 @@ class Reply:
         sent_at: When the request departed, on the event loop's clock.
         received_at: When the answer was complete.
         first: Whether it was the connection's first request, so that the answer cannot be an earlier request's.
-            `None` if nobody knows.
+            `None` if it is not known.
+        repeated: Whether it is, byte for byte, an answer that the connection gave before.
         discard: Close the connection: it gave another request's answer.
     """
 
@@ -148,6 +173,7 @@ class Reply:
     sent_at: float
     received_at: float
     first: bool | None
+    repeated: bool
     discard: Callable[[], None] = attrs.field(repr=False)
 
 

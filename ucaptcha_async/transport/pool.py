@@ -33,6 +33,10 @@ DISTRUST = 60.0
 """Seconds for which each connection carries one request, after the service sent bytes that nobody asked for."""
 
 
+AHEAD = 64
+"""The most new connections that are opened, or wait for the limiter, at a time: an idle one may come meanwhile."""
+
+
 class Heads:
     """The heads of requests, the same for each request to a path.
 
@@ -97,6 +101,7 @@ class Pool:
         self._on_extra_bytes = on_extra_bytes
         self._parser = parser
         self._gate = InFlight(max_connections)
+        self._ahead = InFlight(AHEAD)
         self._open: set[Connection] = set()
         self._idle: deque[Connection] = deque()
         self._condemned: list[Connection] = []
@@ -122,7 +127,9 @@ class Pool:
         try:
             connection = await self._departed(exchange)
             try:
-                reply = await self._answer(connection, exchange)
+                request = self._heads.request(exchange.path, exchange.body)
+                failure = await connection.ask(request, exchange.deadline)
+                reply = self._reply(connection, exchange, failure)
             except BaseException:
                 await self._close(connection)
                 raise
@@ -145,13 +152,20 @@ class Pool:
         """The connection to write to, in the very moment in which the request counts as sent."""
         max_idle = SUBMIT_IDLE if exchange.submit else POLL_IDLE
         while True:
-            connection = await self._kept(exchange, max_idle) or await self._new()
+            exchange.check()  # before a connection is opened for nothing
+            connection = await self._kept(exchange, max_idle)
+            if connection is not None and await self._departs(connection, exchange):
+                return connection
+            if connection is not None:
+                continue
+            await self._ahead.acquire()
             try:
+                exchange.check()  # before a connection is opened for nothing
+                connection = await self._kept(exchange, max_idle) or await self._new()
                 if await self._departs(connection, exchange):
                     return connection
-            except BaseException:
-                await self._close(connection)
-                raise
+            finally:
+                self._ahead.release()
 
     async def _kept(self, exchange: Exchange, max_idle: float) -> Connection | None:
         """The connection that was used last, if that was lately enough.
@@ -197,15 +211,19 @@ class Pool:
         Returns:
             Whether the request counts as sent. If not, the connection was closed.
         """
-        while True:
-            await exchange.permit()
-            self._check_open()
-            waiting = connection.wire.waiting()
-            if waiting is not Waiting.NOTHING:
-                await self._refuse(connection, waiting)
-                return False
-            if exchange.depart():
-                return True
+        try:
+            while True:
+                await exchange.permit()
+                self._check_open()
+                waiting = connection.wire.waiting()
+                if waiting is not Waiting.NOTHING:
+                    await self._refuse(connection, waiting)
+                    return False
+                if exchange.depart():
+                    return True
+        except BaseException:
+            await self._close(connection)
+            raise
 
     async def _refuse(self, connection: Connection, waiting: Waiting) -> None:
         """Close a connection on which nothing should be waiting.
@@ -222,11 +240,9 @@ class Pool:
 
     # --- after it ---
 
-    async def _answer(self, connection: Connection, exchange: Exchange) -> Reply:
-        assert exchange.sent_at is not None
-        request = self._heads.request(exchange.path, exchange.body)
-        failure = await connection.ask(request, exchange.sent_at + exchange.timeout)
-        answer = connection.answer
+    def _reply(self, connection: Connection, exchange: Exchange, failure: str | None) -> Reply:
+        answer, sent_at = connection.answer, exchange.sent_at
+        assert sent_at is not None
         if answer.extra:
             self._distrust()
         if failure is not None:
@@ -242,9 +258,10 @@ class Pool:
             status=answer.status,
             headers=answer.headers,
             content=answer.content,
-            sent_at=exchange.sent_at,
+            sent_at=sent_at,
             received_at=self._clock(),
             first=connection.requests == 1,
+            repeated=connection.repeated,
             discard=functools.partial(self._discard, connection),
         )
 

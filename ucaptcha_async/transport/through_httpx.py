@@ -71,6 +71,7 @@ class ThroughHttpx:
             extensions={"timeout": self._timeout, EXCHANGE: exchange},
         )
         response = await self._client.send(request, stream=True, auth=self._auth, follow_redirects=False)
+        response.stream = None  # it refers to its response: a circle, which only the garbage collector would find
         reply: Reply = response.extensions[REPLY]
         return reply
 
@@ -145,7 +146,8 @@ class Injected:
         raise failure
 
     async def _reply(self, exchange: Exchange, dispatch: _Dispatch) -> Reply:
-        headers = {"content-type": "application/json"}
+        # What `decompressed` can undo, whatever the client could.
+        headers = {"content-type": "application/json", "accept-encoding": "gzip, deflate"}
         request = self._client.build_request(
             "POST", self._base_url + exchange.path, content=exchange.body, headers=headers, extensions=None
         )
@@ -165,6 +167,7 @@ class Injected:
             sent_at=exchange.sent_at,
             received_at=exchange.clock(),
             first=None,
+            repeated=False,  # nobody knows
             discard=_keep_on,
         )
 
@@ -264,11 +267,13 @@ def _failure(error: BaseException, exchange: Exchange) -> UnansweredError:
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 10:
         chain.append(inner)
-    unverified = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
+    unverified = next((each for each in chain if isinstance(each, ssl.SSLCertVerificationError)), None)
+    if unverified is not None:
+        return UnansweredError(f"the certificate does not verify: {unverified.verify_message}", permanent=True)
     text = str(error)
     if name == "ProxyError":
         text = f"HTTP {text[:3]}" if text[:3].isdecimal() else ""
     elif name.endswith("ProtocolError") and not name.startswith("Unsupported"):
         text = ""
-    permanent = unverified or name == "UnsupportedProtocol" or text == "HTTP 407"
+    permanent = name == "UnsupportedProtocol" or text == "HTTP 407"
     return UnansweredError(exchange.clean(f"{name}: {text}" if text else name), permanent=permanent)

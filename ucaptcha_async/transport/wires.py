@@ -319,11 +319,14 @@ class TLSWire:
 
     def take(self) -> bytes | None:
         """What has come, without waiting."""
-        while (data := self._decrypted()) is None:
-            found = self.wire.take()
-            if found is None:
-                return None
-            self._feed(found)
+        try:
+            while (data := self._decrypted()) is None:
+                found = self.wire.take()
+                if found is None:
+                    return None
+                self._feed(found)
+        except ssl.SSLError:
+            return b""  # an alert, or what is not TLS: it is broken, which is an end, too
         return data
 
     def waiting(self) -> Waiting:

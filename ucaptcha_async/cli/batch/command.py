@@ -81,7 +81,7 @@ class Work:
     ] = 10_000
     drain: Annotated[
         float,
-        Parameter(group=LIMITS, help="Seconds to wait, after a first Ctrl-C, for what is in flight."),
+        Parameter(group=LIMITS, help="Seconds to wait, after a first Ctrl-C or SIGTERM, for what is in flight."),
     ] = 30.0
 
 
@@ -223,7 +223,12 @@ async def _run(run: Batch, client: AsyncClient, files: Files) -> Summary:
             note(f"{files.results.earlier:,} results are there already; going on")
         async with showing(lambda: run.meter.snapshot(client.statistics()), *choose_mode(quiet=run.quiet)):
             await run.run(client, files)
-        paid_open, spent_in_all = (0, None) if run.journal is None else await left_open(run.journal)
+        paid_open, spent_in_all = len(client.abandoned), None
+        if run.journal is not None:
+            paid_open, spent_in_all = await left_open(run.journal)
+        else:
+            for task_id in client.abandoned:
+                note(f"paid for and not waited for: ucaptcha result {task_id} --wait")
         return Summary(
             run=run,
             files=files,
@@ -243,7 +248,7 @@ class Summary:
         files: Its files.
         elapsed: Seconds.
         statistics: What the client counted.
-        paid_open: Tasks in the journal that are paid for and have not ended.
+        paid_open: Tasks that are paid for and have not ended, as the journal knows them.
         spent_in_all: USD that the journal knows of, earlier runs included.
     """
 
@@ -295,5 +300,5 @@ class Summary:
             note(f"{which}: {first}" + ("" if path is None else f" (see {path})"))
         if self.run.reason is not None:
             note(f"stopped: {self.run.reason}")
-        if self.paid_open:
+        if self.paid_open and self.run.journal is not None:
             note(f"{self.paid_open:,} tasks are paid for and have not ended: start it again to take them up")

@@ -1,4 +1,4 @@
-"""How a piece of work has ended, as a line of the output."""
+"""How a job has ended, as a line of the output."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ucaptcha_async.cli.single import token_of
 from ucaptcha_async.errors import (
     AccountError,
     BudgetExceededError,
+    ClientStateError,
     JournalError,
     SolutionError,
     SolveTimeoutError,
@@ -23,13 +24,13 @@ from ucaptcha_async.results import Outcome, Solution
 
 from .source import Item
 
-UNFINISHED = (AccountError, BudgetExceededError, JournalError, SolveTimeoutError)
-"""Errors that say nothing of the piece of work: it stays to be done."""
+UNFINISHED = (AccountError, BudgetExceededError, ClientStateError, JournalError, SolveTimeoutError)
+"""Errors that say nothing of the job: it stays to be done."""
 
 
 @attrs.frozen(kw_only=True)
 class Times:
-    """When what happened to a piece of work, Unix seconds; `None` if an earlier run knows.
+    """When what happened to a job, Unix seconds; `None` if an earlier run knows.
 
     Attributes:
         submitted: When the service accepted its (last) task.

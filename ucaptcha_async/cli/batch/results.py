@@ -1,4 +1,4 @@
-"""The output: one line of JSON for each piece of work that has ended, appended by one write each."""
+"""The output: one line of JSON for each job that has ended, appended by one write each."""
 
 from __future__ import annotations
 

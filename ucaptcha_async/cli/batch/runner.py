@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import attrs
+from anyio.abc import TaskGroup
 
 from ucaptcha_async.budget import Budget, Reservation
 from ucaptcha_async.cli.exits import CommandError, Exit, exit_code
@@ -21,6 +22,7 @@ from ucaptcha_async.client import AsyncClient
 from ucaptcha_async.errors import (
     AccountError,
     BudgetExceededError,
+    ClientStateError,
     JournalError,
     UCaptchaError,
     UnsolvableError,
@@ -73,7 +75,7 @@ class Counts:
     """What became of the input.
 
     Attributes:
-        here: Pieces of work by status, in this run.
+        here: Jobs by status, in this run.
         before: The same, found in the output at the start.
         causes: Failures of this run by their class and code.
         rejected: Lines that were no tasks.
@@ -85,7 +87,7 @@ class Counts:
     rejected: int = 0
 
     def all(self, status: str) -> int:
-        """Pieces of work with this status, in this run and before."""
+        """Jobs with this status, in this run and before."""
         return self.here[status] + self.before[status]
 
 
@@ -150,7 +152,7 @@ class Batch:
         files.rejects.begin()
         self.meter.total = await anyio.to_thread.run_sync(self.source.count)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._listen)
+            group.start_soon(self._listen, client, group)
             with self._scope:
                 await self._solve(client)
             group.cancel_scope.cancel()
@@ -158,14 +160,14 @@ class Batch:
         if self._broken is not None:
             raise self._broken
 
-    # --- what happens to each piece of work
+    # --- what happens to each job
 
     async def _solve(self, client: AsyncClient) -> None:
         try:
             async with client.solve_many(self._items(), key=self._key) as outcomes:
                 async for outcome in outcomes:
                     self._take(self._pending.pop(outcome.index), outcome)
-        except (AccountError, BudgetExceededError) as error:
+        except (AccountError, BudgetExceededError, ClientStateError) as error:
             if self.ended_by is None:
                 self._end(exit_code(error), error.message)
 
@@ -196,7 +198,7 @@ class Batch:
             return
         for _ in range(HANDOVER):  # lets the one before come to its reservation
             await anyio.lowlevel.checkpoint()
-        while self.gate.may_get_room(item.task.type):  # noqa: ASYNC110 - a budget has no way to wake anybody
+        while self.gate.may_get_room(item.task.kind):  # noqa: ASYNC110 - a budget has no way to wake anybody
             await anyio.sleep(ROOM_DELAY)
 
     def _ended(self) -> None:
@@ -222,7 +224,7 @@ class Batch:
         if status in ("solved", "failed", "uncertain"):
             times = Times(submitted=submitted, known=self._clock + anyio.current_time())
             self._write(record(item, outcome, status, times))
-            self.meter.count(item.task.type, ok=status == "solved")
+            self.meter.count(item.task.kind, ok=status == "solved")
 
     def _write(self, line: dict[str, object]) -> None:
         try:
@@ -233,7 +235,7 @@ class Batch:
             self._scope.cancel()
 
     def _concerns_all(self, error: UCaptchaError) -> None:
-        """Stop reading where every further piece of work would meet the same error."""
+        """Stop reading where every further job would meet the same error."""
         if isinstance(error, JournalError):
             self._end(Exit.FILE, error.message)
         elif isinstance(error, AccountError | BudgetExceededError) and self.ended_by is None:
@@ -261,6 +263,7 @@ class Batch:
 
     def hear(self, event: Event) -> None:
         """Take in an event of the client."""
+        self.meter.outage.hear(event)
         if event.key is None:
             return
         if isinstance(event, Submitted):
@@ -289,21 +292,23 @@ class Batch:
         self.gate.closed = True
         self.source.stop()
 
-    async def _listen(self) -> None:
+    async def _listen(self, client: AsyncClient, group: TaskGroup) -> None:
         signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
         with anyio.open_signal_receiver(*signals) as received:
             async for number in received:
-                self._hear_signal(number)
+                if self.ended_by in (Exit.INTERRUPTED, Exit.TERMINATED):
+                    self.meter.remarks = ("stopping now: keeping what is paid for",)
+                    self._scope.cancel()
+                else:
+                    self._stop(number)
+                    # The outcomes come through the stream, so that each is written as soon as it is known.
+                    group.start_soon(client.drain, self.drain)
 
-    def _hear_signal(self, number: signal.Signals) -> None:
-        if self.ended_by in (Exit.INTERRUPTED, Exit.TERMINATED):
-            self.meter.remarks = ("stopping now: keeping what is paid for",)
-            self._scope.cancel()
-            return
+    def _stop(self, number: signal.Signals) -> None:
         # Whatever ended it before, the wish of whoever sends signals comes first.
         self.ended_by = None
         self._end(Exit.INTERRUPTED if number is signal.SIGINT else Exit.TERMINATED)
-        self._scope.deadline = self.meter.stops_at = anyio.current_time() + self.drain
+        self.meter.stops_at = anyio.current_time() + self.drain
         again = "Ctrl-C again" if number is signal.SIGINT else "a second signal"
         remark = f"stopping: waiting up to {duration(self.drain)} for what is in flight ({again}: stop now)"
         self.meter.remarks = (remark,)

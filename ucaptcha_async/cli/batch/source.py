@@ -35,7 +35,7 @@ MOST_LINES = 1_000
 
 @attrs.frozen(kw_only=True)
 class Item:
-    """One piece of work.
+    """One job.
 
     Attributes:
         key: Its name in the output and in the journal.

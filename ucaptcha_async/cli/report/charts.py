@@ -67,7 +67,7 @@ def pictures(facts: Facts) -> list[Picture]:
         Picture(
             name="throughput",
             title="Throughput",
-            text="Pieces of work that ended, per second.",
+            text="Jobs that ended, per second.",
             chart=_throughput(facts) if facts.course else None,
             wide=True,
         ),
@@ -87,7 +87,7 @@ def pictures(facts: Facts) -> list[Picture]:
         Picture(
             name="failures",
             title="Failures by cause",
-            text="Pieces of work that ended without a solution.",
+            text="Jobs that ended without a solution.",
             chart=_failures(facts) if facts.causes else None,
         ),
     ]
@@ -262,7 +262,7 @@ def _failures(facts: Facts) -> Chart:
         .mark_bar(height=14, cornerRadiusEnd=4)
         .encode(
             y=alt.Y("cause:N", sort=names, title=None, axis=alt.Axis(labelLimit=LONGEST_LABEL)),
-            x=alt.X("count:Q", title="pieces of work", axis=alt.Axis(tickMinStep=1, tickCount=6)),
+            x=alt.X("count:Q", title="jobs", axis=alt.Axis(tickMinStep=1, tickCount=6)),
             color=alt.Color(
                 "charged:N",
                 scale=alt.Scale(domain=money, range=[words[word] for word in money]),
