@@ -312,7 +312,7 @@ USUAL: dict[str, Any] = {
     "processes": 8,
     "limit": 4_000,
     "window": 10.0,
-    "places": 400,
+    "places": 450,
     "lanes": 100,
     "seconds": 40.0,
     "solve_time": 1.0,

@@ -27,6 +27,9 @@ redis_marks = [
     # coredis leaves the streams of a connection that could not be made to the garbage collector.
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
 ]
+# For what takes seconds and is decided in Redis: half of it is run on one backend, half on the other.
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -31,7 +31,17 @@ from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import RateLimiter
 from ucaptcha_async.pacing.quota import Quota, Reading
 
-from .redis_kit import Server, collect, free_port, name, own_server, redis_marks, server  # noqa: F401
+from .redis_kit import (  # noqa: F401
+    Server,
+    collect,
+    free_port,
+    name,
+    on_asyncio,
+    on_trio,
+    own_server,
+    redis_marks,
+    server,
+)
 from .test_limits import UNIX, most_in_a_window
 
 coredis = pytest.importorskip("coredis")
@@ -87,6 +97,7 @@ def test_processes_share_one_limit(server: Server, name: str) -> None:
     assert len(times) >= 110  # of about 300; a busy machine lets turns lapse
 
 
+@on_asyncio
 async def test_one_process_uses_the_limit(server: Server, name: str) -> None:
     """Whoever is alone gets the whole limit, and no window exceeds it."""
     times: list[float] = []
@@ -127,6 +138,7 @@ async def test_first_come_first_served(server: Server, name: str) -> None:
     assert order == list(range(12))
 
 
+@on_trio
 async def test_a_cancelled_waiters_turn_is_given_back(server: Server, name: str) -> None:
     """A turn that was taken from the schedule and not used costs nothing if nobody took one behind it."""
     async with RedisRateLimiter(server.url, name=name, limit=1, window=1.0) as limiter:
@@ -139,6 +151,7 @@ async def test_a_cancelled_waiters_turn_is_given_back(server: Server, name: str)
             await limiter.acquire()
 
 
+@on_trio
 async def test_a_turn_in_hand_goes_to_the_next(server: Server, name: str) -> None:
     """When the first waiter gives up, the next one takes over its turn."""
     async with RedisRateLimiter(server.url, name=name, limit=1, window=1.0) as limiter:
@@ -182,6 +195,7 @@ async def test_a_refusal_pauses_all(server: Server, name: str) -> None:
     assert second.statistics().paused_until == pytest.approx(now + 1, abs=0.5)
 
 
+@on_asyncio
 async def test_a_pause_voids_the_turns_in_hand(server: Server, name: str) -> None:
     """Turns that were taken before a refusal are not used in the pause."""
     async with (
@@ -312,6 +326,7 @@ async def test_a_fallback_paces_while_redis_is_away() -> None:
     assert (fallback.statistics().departed, fallback.statistics().in_transit) == (2, 0)
 
 
+@on_trio
 async def test_a_hanging_redis_is_given_up(own_server: Server, name: str) -> None:
     """A Redis that accepts and never answers is an error after the timeout; when it answers again, all is well."""
     assert own_server.process is not None
@@ -325,6 +340,7 @@ async def test_a_hanging_redis_is_given_up(own_server: Server, name: str) -> Non
         await limiter.acquire()
 
 
+@on_asyncio
 async def test_a_restarted_redis_is_used_again(own_server: Server, name: str) -> None:
     """After a restart of Redis the schedule starts anew, and the headers that were heard are not misread."""
     async with RedisRateLimiter(own_server.url, name=name, window=1.0) as limiter:

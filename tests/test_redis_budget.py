@@ -16,7 +16,18 @@ import pytest
 from ucaptcha_async.budget import Budget
 from ucaptcha_async.errors import BudgetExceededError, ClientStateError, ConfigurationError
 
-from .redis_kit import Server, collect, free_port, name, own_server, redis_marks, server, until  # noqa: F401
+from .redis_kit import (  # noqa: F401
+    Server,
+    collect,
+    free_port,
+    name,
+    on_asyncio,
+    on_trio,
+    own_server,
+    redis_marks,
+    server,
+    until,
+)
 
 coredis = pytest.importorskip("coredis")
 
@@ -71,6 +82,7 @@ async def test_processes_share_the_money(server: Server, name: str) -> None:
     assert numbers.highest_by_type == {V2: Decimal("0.003")}
 
 
+@on_asyncio
 async def test_it_decides_as_a_local_budget(server: Server, name: str) -> None:
     """The same orders in the same order come to the same, to the last digit."""
     rng = random.Random(4)
@@ -147,6 +159,7 @@ async def test_never_above_the_budget(server: Server, name: str) -> None:
         assert fleet[0].statistics().reserved == 0
 
 
+@on_asyncio
 async def test_the_strictest_limit_holds_for_all(server: Server, name: str) -> None:
     """Processes that disagree on the limit keep the strictest, until whoever wants it is dead."""
     async with budget(server, name, "0.04", lease=1.0) as loose:
@@ -214,6 +227,7 @@ async def test_the_hour(server: Server, name: str) -> None:
             assert (shared.statistics().spent, shared.statistics().spent_last_hour) == (Decimal("0.01"), 0)
 
 
+@on_trio
 async def test_what_a_dead_process_reserved_counts_as_spent(server: Server, name: str) -> None:
     """After the lease; and whoever takes the task up puts the real cost in its place."""
     dead = budget(server, name, "0.02", estimate="0.01", lease=1.0)
@@ -232,10 +246,11 @@ async def test_what_a_dead_process_reserved_counts_as_spent(server: Server, name
         assert alive.statistics().spent == Decimal("0.004")
 
 
+@on_asyncio
 async def test_a_cancelled_reservation_is_given_back(own_server: Server, name: str) -> None:
     """Whoever is cancelled while Redis decides leaves nothing reserved."""
     assert own_server.process is not None
-    async with budget(own_server, name, "0.01", lease=30.0) as shared:
+    async with budget(own_server, name, "0.01", lease=30.0, timeout=0.3) as shared:
         own_server.process.send_signal(signal.SIGSTOP)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(shared.reserve, V2)
@@ -270,6 +285,7 @@ async def test_room(server: Server, name: str) -> None:
 # --- when Redis is away ---
 
 
+@on_trio
 async def test_orders_wait_for_redis(own_server: Server, name: str) -> None:
     """While Redis is away nothing is reserved; what was settled meanwhile is told when it is back."""
     async with budget(own_server, name, "0.02", timeout=0.3) as shared:
@@ -277,7 +293,7 @@ async def test_orders_wait_for_redis(own_server: Server, name: str) -> None:
         assert own_server.process is not None
         own_server.process.send_signal(signal.SIGSTOP)
         await shared.settle(held, Decimal("0.003"))
-        with anyio.move_on_after(2) as scope:
+        with anyio.move_on_after(1.1) as scope:
             await shared.reserve(V2)
         assert scope.cancelled_caught
         own_server.process.send_signal(signal.SIGCONT)

@@ -14,13 +14,31 @@ import pytest
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
-from .redis_kit import Server, collect, free_port, name, own_server, redis_marks, server, until  # noqa: F401
+from .redis_kit import (  # noqa: F401
+    Server,
+    collect,
+    free_port,
+    name,
+    on_asyncio,
+    on_trio,
+    own_server,
+    redis_marks,
+    server,
+    until,
+)
 
 coredis = pytest.importorskip("coredis")
 
 from ucaptcha_async.redis import RedisAway, RedisBack, RedisInFlight, RedisStateLost, RedisUnavailableError  # noqa: E402
 
 pytestmark = redis_marks
+
+
+@pytest.fixture
+def old_server(own_server: Server, name: str) -> Server:
+    """A server that the test may stop, and that counts as one that has not just been started."""
+    own_server.is_old(f"ucaptcha:{{in-flight:{name}}}")
+    return own_server
 
 
 def bound(server: Server, name: str, **options: Any) -> RedisInFlight:
@@ -57,6 +75,7 @@ async def test_processes_share_the_places(server: Server, name: str) -> None:
     assert [(s.limit, s.in_flight, s.waiting) for s in statistics] == [(3, 1, 0), (3, 2, 0)]
 
 
+@on_asyncio
 async def test_never_more_than_the_limit_and_fair(server: Server, name: str) -> None:
     """Three processes that want more than there is: never above the bound, each within 20 % of its fair share."""
     limit, busy, most = 7, 0, 0
@@ -88,6 +107,7 @@ async def test_never_more_than_the_limit_and_fair(server: Server, name: str) -> 
     assert all(0.8 * share <= done[number] <= 1.2 * share for number in range(3)), done
 
 
+@on_trio
 async def test_the_strictest_limit_holds_for_all(server: Server, name: str) -> None:
     """Processes that disagree on the limit keep the strictest, until whoever wants it has left."""
     async with bound(server, name, limit=4) as loose:
@@ -113,6 +133,7 @@ async def test_what_one_does_not_want_the_others_have(server: Server, name: str)
         assert two.statistics().in_flight == 3
 
 
+@on_trio
 async def test_fewer_places_than_processes(server: Server, name: str) -> None:
     """One place goes round."""
     turns: Counter[int] = Counter()
@@ -157,6 +178,7 @@ async def test_first_come_first_served(server: Server, name: str) -> None:
     assert order == [0, 1, 3, 4, 5]
 
 
+@on_trio
 async def test_a_dead_process_loses_its_places(server: Server, name: str) -> None:
     """Places of a process that says no more are free after its lease; those of a living one stay."""
     dead, alive = bound(server, name, lease=1.0), bound(server, name, lease=1.0)
@@ -198,21 +220,21 @@ async def test_errors_pass_unchanged(server: Server, name: str) -> None:
 # --- when Redis is away ---
 
 
-async def test_without_redis_waiters_wait(own_server: Server, name: str) -> None:
+async def test_without_redis_waiters_wait(old_server: Server, name: str) -> None:
     """While Redis is away a process uses the places that it holds; others wait until it is back, and hear of it."""
     events: list[Any] = []
-    async with bound(own_server, name, limit=2, lease=2.0, timeout=0.3, on_event=events.append) as places:
+    async with bound(old_server, name, limit=2, lease=2.0, timeout=0.3, on_event=events.append) as places:
         await places.acquire()
-        own_server.stop()
+        old_server.stop()
         places.release()
         await places.acquire()  # its own place, without asking
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(places.acquire)
             await until(lambda: places.is_away)
             assert places.statistics().waiting == 1
-            own_server.start()
+            old_server.start()
         assert places.statistics().in_flight == 2
-        assert await held_in_redis(own_server, name) == 2
+        assert await held_in_redis(old_server, name) == 2
 
     assert [type(event) for event in events] == [RedisAway, RedisBack, RedisStateLost]
     assert (events[0].what, events[0].name) == ("in-flight", name)
@@ -229,59 +251,63 @@ async def test_refusing_while_redis_is_away(name: str) -> None:
     assert places.statistics().waiting == 0
 
 
-async def test_local_places_while_redis_is_away(own_server: Server, name: str) -> None:
+@on_asyncio
+async def test_local_places_while_redis_is_away(old_server: Server, name: str) -> None:
     """With `when_away="local"` a process has places of its own, which it gives up when Redis is back."""
     options = {"lease": 1.0, "timeout": 0.3, "when_away": "local", "local_limit": 2}
-    async with bound(own_server, name, limit=1, **options) as places:
+    async with bound(old_server, name, limit=1, **options) as places:
         await places.acquire()
-        own_server.stop()
+        old_server.stop()
         with anyio.fail_after(5):
             await places.acquire()
             await places.acquire()
         assert await blocked(places)
-        own_server.start()
+        old_server.start()
         await until(lambda: not places.is_away)
         places.release()
         places.release()
         assert await blocked(places)
-        assert await held_in_redis(own_server, name) == 1
+        assert await held_in_redis(old_server, name) == 1
         places.release()
         with anyio.fail_after(5):
             await places.acquire()
 
 
-async def test_the_lease_ends_by_the_own_clock(own_server: Server, name: str) -> None:
+@on_trio
+async def test_the_lease_ends_by_the_own_clock(old_server: Server, name: str) -> None:
     """A process that cannot renew its lease takes no more of the places that it held."""
-    async with bound(own_server, name, lease=1.0, timeout=0.2) as places:
+    async with bound(old_server, name, lease=1.0, timeout=0.2) as places:
         await places.acquire()
-        own_server.stop()
+        old_server.stop()
         places.release()
         await anyio.sleep(1.0)
 
         assert await blocked(places)
 
 
-async def test_a_redis_that_forgot(own_server: Server, name: str) -> None:
+@on_asyncio
+async def test_a_redis_that_forgot(old_server: Server, name: str) -> None:
     """After a restart without data the places in use count again, and new ones are given after half a lease."""
-    async with bound(own_server, name, timeout=0.3) as one, bound(own_server, name, timeout=0.3) as two:
+    async with bound(old_server, name, timeout=0.3) as one, bound(old_server, name, timeout=0.3) as two:
         await one.acquire()
         await two.acquire()
-        own_server.stop()
-        own_server.start()
-        async with bound(own_server, name, timeout=0.3) as new:
+        old_server.stop()
+        old_server.start()
+        async with bound(old_server, name, timeout=0.3) as new:
             assert await blocked(new, 0.6)
             with anyio.fail_after(5):
                 await new.acquire()
             assert await blocked(new)
-            assert await held_in_redis(own_server, name) == 3
+            assert await held_in_redis(old_server, name) == 3
 
 
-async def test_a_flushed_redis(own_server: Server, name: str) -> None:
+@on_trio
+async def test_a_flushed_redis(old_server: Server, name: str) -> None:
     """A server that runs on, but has lost the state, is found out by those who knew it."""
     events: list[Any] = []
-    async with bound(own_server, name, limit=2, on_event=events.append) as places:
+    async with bound(old_server, name, limit=2, on_event=events.append) as places:
         await places.acquire()
-        async with coredis.Redis.from_url(own_server.url) as client:
+        async with coredis.Redis.from_url(old_server.url) as client:
             await client.flushall()
         assert await blocked(places, 0.6)
         with anyio.fail_after(5):
@@ -290,30 +316,31 @@ async def test_a_flushed_redis(own_server: Server, name: str) -> None:
     assert [type(event) for event in events] == [RedisStateLost]
 
 
-async def test_a_hanging_redis(own_server: Server, name: str) -> None:
+@on_asyncio
+async def test_a_hanging_redis(old_server: Server, name: str) -> None:
     """Redis stands still for a while: visits that were given up and are carried out late do no harm."""
-    assert own_server.process is not None
-    async with bound(own_server, name, timeout=0.2, lease=4.0) as one, bound(own_server, name, lease=4.0) as two:
+    assert old_server.process is not None
+    async with bound(old_server, name, timeout=0.2, lease=4.0) as one, bound(old_server, name, lease=4.0) as two:
         await one.acquire()
-        own_server.process.send_signal(signal.SIGSTOP)
+        old_server.process.send_signal(signal.SIGSTOP)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.acquire)
             await until(lambda: one.is_away)
             await anyio.sleep(0.3)
-            own_server.process.send_signal(signal.SIGCONT)
+            old_server.process.send_signal(signal.SIGCONT)
         with anyio.fail_after(5):
             await two.acquire()
 
         assert await blocked(one)
-        assert await held_in_redis(own_server, name) == 3
+        assert await held_in_redis(old_server, name) == 3
 
 
-async def test_a_full_redis(own_server: Server, name: str) -> None:
+async def test_a_full_redis(old_server: Server, name: str) -> None:
     """A Redis whose memory is full refuses; when there is room again, all is well."""
     events: list[Any] = []
     async with (
-        coredis.Redis.from_url(own_server.url) as client,
-        bound(own_server, name, timeout=0.3, on_event=events.append) as places,
+        coredis.Redis.from_url(old_server.url) as client,
+        bound(old_server, name, timeout=0.3, on_event=events.append) as places,
     ):
         await places.acquire()
         await client.config_set({"maxmemory": "1"})

@@ -20,7 +20,20 @@ from ucaptcha_async.journal import ClaimKind, Journal, State
 from ucaptcha_async.json_values import NumericId
 
 from . import test_journal
-from .redis_kit import Server, collect, free_port, name, own_server, redis_marks, relay, server, until, until_async  # noqa: F401
+from .redis_kit import (  # noqa: F401
+    Server,
+    collect,
+    free_port,
+    name,
+    on_asyncio,
+    on_trio,
+    own_server,
+    redis_marks,
+    relay,
+    server,
+    until,
+    until_async,
+)
 from .test_journal import ACCOUNT, intent, states
 
 coredis = pytest.importorskip("coredis")
@@ -121,6 +134,7 @@ async def test_recoverers_never_take_the_same_task(server: Server, name: str) ->
         assert await fleet[0].open_entries(ACCOUNT) == []
 
 
+@on_asyncio
 async def test_a_dead_process_is_known_by_its_lease(server: Server, name: str) -> None:
     """What a process that renews no more was working on is free after its lease, and not before."""
     async with opening(server, name, lease=1.0) as alive:
@@ -235,6 +249,7 @@ async def test_reports_that_never_arrive(own_server: Server, name: str) -> None:
                 await journal.accepted(claim.submit_id, "task-1")
 
 
+@on_asyncio
 async def test_reports_that_arrive_at_the_end(own_server: Server, name: str) -> None:
     """If Redis comes back while the journal is being left, nothing is lost."""
     durable = ("--appendonly", "yes", "--appendfsync", "always")
@@ -300,6 +315,7 @@ async def test_two_losses(own_server: Server, name: str) -> None:
             assert (await journal.begin(intent("c"))).kind is ClaimKind.NEW
 
 
+@on_trio
 async def test_a_lease_outlives_a_redis_that_was_down(own_server: Server, name: str) -> None:
     """While Redis is down nobody can renew a lease: whoever is first after it takes nothing from the living."""
     durable = ("--appendonly", "yes", "--appendfsync", "always")
@@ -373,6 +389,7 @@ async def test_what_survives_a_restart(own_server: Server, name: str) -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
+@on_trio
 async def test_a_failover(own_server: Server, name: str, lost: bool) -> None:
     """A replica that takes over and lacks what a living process has seen confirmed is a loss; else it is none."""
     replica = Server(free_port())

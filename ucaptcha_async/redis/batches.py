@@ -125,6 +125,8 @@ class Batching(Shared, Generic[T]):
         while self._queue or self._batch:
             await self._visit()
             if self.is_away:
+                if all(order.orphan for order in (*self._batch, *self._queue)):
+                    return  # nobody wants them
                 await anyio.sleep(self._link.retry_in)
 
     @abstractmethod
