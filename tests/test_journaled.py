@@ -153,6 +153,30 @@ async def test_recover() -> None:
     assert 4 == len(service.books.accepted)
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_recover_that_is_cancelled_loses_nothing(steps: int) -> None:
+    """Wherever it is cancelled: what it took up is in `client.abandoned` or came out, and can be recovered again."""
+    service, journal = LocalService(solve_time=50), MemoryJournal()
+    async with opened(service, journal=journal) as client:
+        paid = {(await client.submit(V2)).task_id for _ in range(3)}
+    async with opened(service, journal=journal) as client:
+        with anyio.CancelScope() as scope:
+            async with client.recover(), anyio.create_task_group() as group:
+
+                async def cancel() -> None:
+                    for _ in range(steps):
+                        await anyio.lowlevel.checkpoint()
+                    scope.cancel()
+
+                group.start_soon(cancel)
+        with anyio.fail_after(300):
+            async with client.recover() as outcomes:
+                again = {outcome.task_id async for outcome in outcomes}
+        at_rest(client)
+
+    assert again == paid
+
+
 async def test_recover_needs_a_journal() -> None:
     """And says so."""
     async with opened(LocalService()) as client:

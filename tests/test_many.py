@@ -17,6 +17,7 @@ from ucaptcha_async import (
     AuthenticationError,
     Budget,
     BudgetExceededError,
+    ClientStateError,
     ImageToText,
     InsufficientBalanceError,
     InvalidTaskError,
@@ -28,6 +29,7 @@ from ucaptcha_async import (
     Turnstile,
     UnsolvableError,
 )
+from ucaptcha_async.events import Event, Solved
 from ucaptcha_async.testing import Error, LocalService
 
 pytestmark = pytest.mark.virtual_time
@@ -432,3 +434,103 @@ async def test_a_stream_hears_of_a_native_cancellation(anyio_backend_name: str) 
             await task
         assert client.statistics().in_flight == 0
         assert len(client.abandoned) == 3
+
+
+async def _slow(seconds: float) -> AsyncIterator[RecaptchaV2]:
+    """An input that is long in coming behind the first."""
+    yield V2
+    await anyio.sleep(seconds)
+    yield V2
+
+
+async def test_an_account_error_does_not_wait_for_the_next_input() -> None:
+    """The iteration ends with the error while the next input is still waited for; the iterable is cancelled."""
+    async with opened(LocalService(keys=["ucap_other"])) as client:
+        with anyio.fail_after(100), pytest.raises(AuthenticationError):
+            async with client.solve_many(_slow(1_000)) as outcomes:
+                async for _ in outcomes:
+                    pass
+        at_rest(client)
+
+
+@pytest.mark.parametrize("draining", [True, False])
+async def test_the_clients_end_does_not_wait_for_the_next_input(draining: bool) -> None:
+    """Nothing runs, and an input is waited for: the end of the client ends the iteration, too."""
+    raised: list[ClientStateError] = []
+
+    async def read() -> None:
+        try:
+            async with client.solve_many(_slow(1_000)) as outcomes:
+                async for outcome in outcomes:
+                    assert outcome.ok
+        except ClientStateError as error:
+            raised.append(error)
+
+    with anyio.fail_after(200):
+        async with opened(LocalService()) as client, anyio.create_task_group() as group:
+            group.start_soon(read)
+            await anyio.sleep(100)
+            await (client.drain(10) if draining else client.aclose())
+
+    assert len(raised) == 1
+    assert ("draining" if draining else "closed") in raised[0].message
+
+
+async def test_gather_reads_on_while_the_account_is_refused() -> None:
+    """Each input has its outcome, however late it comes."""
+    async with opened(LocalService(keys=["ucap_other"])) as client:
+        outcomes = await client.gather(_slow(1_000))
+
+    assert [AuthenticationError] * 2 == [type(outcome.error) for outcome in outcomes]
+
+
+@pytest.mark.parametrize("whose", ["the input", "a solve"])
+async def test_a_foreign_cancellation_is_no_end_of_the_input(whose: str, anyio_backend_name: str) -> None:
+    """A task that somebody cancels by asyncio's own means does not make a list of outcomes shorter."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio has it")
+
+    async def inputs() -> AsyncIterator[RecaptchaV2]:
+        yield V2
+        yield V2
+        if whose == "the input":
+            sleeping = asyncio.create_task(asyncio.sleep(100))
+            asyncio.get_running_loop().call_later(1, sleeping.cancel)
+            await sleeping
+
+    async with opened(LocalService(solve_time=8)) as client:
+        before = asyncio.all_tasks()
+        gathering = asyncio.create_task(client.gather(inputs()))
+        await asyncio.sleep(3)
+        if whose == "a solve":
+            (asyncio.all_tasks() - before - {gathering}).pop().cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gathering
+        at_rest(client)
+
+    assert len(client.abandoned) == 2
+
+
+@pytest.mark.parametrize("last", [True, False])
+async def test_an_outcome_goes_to_the_next_reader(last: bool, anyio_backend_name: str) -> None:
+    """A reader is cancelled in the moment in which it is handed an outcome: another one gets it, at once."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio cancels a task that goes on already")
+    seen: dict[int, str] = {}
+
+    async def read(name: str) -> None:
+        async for outcome in outcomes:
+            seen[outcome.index] = name
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, Solved):  # the reader is called right after this, and cancelled before it goes on
+            asyncio.get_running_loop().call_soon(first.cancel)
+
+    async with opened(LocalService(solve_time=8), on_event=cancel) as client:
+        async with client.solve_many([V2] if last else _slow(1_000)) as outcomes:
+            first = asyncio.create_task(read("first"))
+            await asyncio.sleep(1)
+            second = asyncio.create_task(read("second"))
+            await asyncio.sleep(100)
+            assert seen == {0: "second"}
+            second.cancel()

@@ -500,6 +500,31 @@ async def test_a_second_answer_on_an_idle_connection() -> None:
     assert await distrusted(pool)
 
 
+async def test_distrusted_connections_count_until_they_are_closed() -> None:
+    """However many idle ones are given up at once: never more than allowed are open, slow as the answers may be."""
+    most = 0
+
+    async def count() -> None:
+        nonlocal most
+        most = max(most, len(network.open()))
+        await anyio.sleep(1)
+
+    pool, network = made(max_connections=3)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(answered, pool, exchange())
+    for wire in network.wires:
+        wire.says(GOOD)
+    network.plans = [MemoryWire([[GOOD]], sending=count) for _ in range(3)]
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(answered, pool, exchange())
+            await anyio.sleep(0.1)
+
+    assert most == 3
+    await still_whole(pool, network)
+
+
 @pytest.mark.parametrize(
     ("said", "trusted"),
     [

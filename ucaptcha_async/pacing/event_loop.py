@@ -89,6 +89,15 @@ class EventLoop:
             return True
         return bool(self.identity.is_running())  # type: ignore[attr-defined]
 
+    def cancel(self, running: Running) -> None:
+        """Cancel a task once it has begun. asyncio would not begin one that is cancelled at once, and what it was
+        given would be lost.
+        """
+        if self.is_trio:
+            running.cancel()
+        else:
+            self.identity.call_soon(running.cancel)  # type: ignore[attr-defined]
+
     def call_later_from_anywhere(self, function: Callable[[], object]) -> None:
         """Like `call_soon`; nothing happens if the loop has ended."""
         with contextlib.suppress(RuntimeError):  # trio's RunFinishedError is one, too
@@ -132,6 +141,11 @@ def signal() -> Signal:
         made: Signal = trio.Event()
         return made
     return _AsyncioSignal()
+
+
+def raised(end: BaseException) -> BaseException:
+    """What the end of a spawned task is to whoever waits for it, and has not cancelled it."""
+    return anyio.get_cancelled_exc_class()() if isinstance(end, Stopped) else end
 
 
 async def wait_through(waited: Signal, deadline: float = math.inf) -> None:

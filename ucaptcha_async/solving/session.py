@@ -106,6 +106,7 @@ class Session:
         open: The ids of the tasks at the service that a job here is answerable for.
         asking: Who asks for a task just now, by its id.
         abandoned: Ids of paid tasks that nobody here waits for any more.
+        intakes: What stops the reading of inputs, of each stream that is open, with the error that ends it.
         ends: Why calls that are under way end: what their errors say once the client closes or drains.
     """
 
@@ -131,6 +132,7 @@ class Session:
     open: set[str] = attrs.field(factory=set)
     asking: dict[str, Any] = attrs.field(factory=dict)
     abandoned: deque[str] = attrs.field(factory=lambda: deque(maxlen=100_000))
+    intakes: set[Callable[[ClientStateError], None]] = attrs.field(factory=set)
     ends: str | None = None
     closed: bool = False
     drained: list[tuple[Any, Any]] | None = None
@@ -320,7 +322,15 @@ class Session:
     def check_submits(self) -> None:
         """Raise `ClientStateError` if no task is submitted any more."""
         if self.ends is not None:
-            raise ClientStateError(f"{self.ends}: no further task is submitted")
+            raise self._no_submits()
+
+    def _no_submits(self) -> ClientStateError:
+        return ClientStateError(f"{self.ends}: no further task is submitted")
+
+    def _end_submits(self, why: str) -> None:
+        self.ends = why
+        for stop in list(self.intakes):
+            stop(self._no_submits())
 
     def note_end(self, job: Call, result: Any) -> None:
         """Keep how a call ended, while the client drains."""
@@ -329,7 +339,8 @@ class Session:
 
     async def drain(self, seconds: float) -> list[tuple[Any, Any]]:
         """End what is not submitted, and wait for what is, or is on its way, for some seconds at the most."""
-        self.ends, self.drained = "the client is draining", []
+        self.drained = []
+        self._end_submits("the client is draining")
         for job in list(self.running):
             if job.state == "queue" or (job.state == "submit" and job.charged is False):
                 job.stop()
@@ -345,7 +356,8 @@ class Session:
         """End the calls that are under way, in order: submits are still answered, waits end at once, and each writes
         its last line.
         """
-        self.ends, self.closed = "the client was closed", True
+        self.closed = True
+        self._end_submits("the client was closed")
         self.stop("queue", "submit", "wait", "ended")
         with anyio.CancelScope(deadline=self.loop.time() + self.cancel_grace + LAST_WRITE, shield=True):
             await self._until_idle()

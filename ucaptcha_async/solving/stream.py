@@ -21,7 +21,7 @@ from ucaptcha_async.errors import (
 from ucaptcha_async.journal import Entry, Journal
 from ucaptcha_async.journal import State as EntryState
 from ucaptcha_async.pacing import InFlight
-from ucaptcha_async.pacing.event_loop import Running, Signal, Stopped, signal, wait_through
+from ucaptcha_async.pacing.event_loop import Running, Signal, Stopped, raised, signal, wait_through
 from ucaptcha_async.pacing.wait_queue import WaitQueue
 from ucaptcha_async.results import Outcome, Solution
 from ucaptcha_async.tasks import Task
@@ -78,6 +78,7 @@ class Outcomes(Generic[I, S]):
         # No task group: its scope would stay open in whoever reads, and a reader may be a generator that is left.
         self._running: dict[int, Running] = {}
         self._leaving = False
+        self._intake: anyio.CancelScope | None = None
         self._done: Signal | None = None
         self._unread: deque[Outcome[S]] = deque()
         self._readers: WaitQueue[Outcome[S] | None] = WaitQueue(self._put_back)
@@ -86,9 +87,10 @@ class Outcomes(Generic[I, S]):
     async def __aenter__(self) -> Self:
         if self._done is not None:
             raise RuntimeError("a stream is entered once")
-        self._done = signal()
+        self._done, self._intake = signal(), anyio.CancelScope()
         self._report = self._ended  # one for all: each waiting solve would hold one of its own
-        self._start(FEED, self._feed())
+        self._session.intakes.add(self._stop)
+        self._start(FEED, self._feed(self._intake))
         return self
 
     async def __aexit__(
@@ -106,7 +108,7 @@ class Outcomes(Generic[I, S]):
             while self._unread:
                 self._session.unread(self._unread.popleft())
         if error is None and self._broken is not None:
-            raise self._broken
+            raise raised(self._broken)
 
     def __aiter__(self) -> AsyncIterator[Outcome[S]]:
         return self
@@ -116,10 +118,11 @@ class Outcomes(Generic[I, S]):
             raise RuntimeError("use 'async with' first")
         if self._unread:
             await self._session.loop.sleep(0)
-        if self._unread:
-            outcome: Outcome[S] | None = self._unread.popleft()
-        else:
-            outcome = None if self._done.is_set() else await self._readers.wait()
+        outcome = None
+        if not self._unread and not self._done.is_set():
+            outcome = await self._readers.wait()
+        if outcome is None and self._unread:
+            outcome = self._unread.popleft()
         if outcome is None:
             raise self._end() from None
         self._room.release()
@@ -128,7 +131,7 @@ class Outcomes(Generic[I, S]):
     def _end(self) -> BaseException:
         """What ends the iteration."""
         if self._broken is not None:
-            return self._broken
+            return raised(self._broken)
         if self._stopped is None:
             return StopAsyncIteration()
         total = len(self._inputs) if isinstance(self._inputs, Sized) else None
@@ -140,21 +143,32 @@ class Outcomes(Generic[I, S]):
     def _start(self, index: int, way: Coroutine[Any, Any, None]) -> None:
         self._running[index] = running = self._session.loop.spawn(way, self._report, index)
         if self._leaving:  # the feed was cancelled, and has not heard of it yet
-            running.cancel()
+            self._session.loop.cancel(running)
 
     def _ended(self, index: int, error: BaseException | None) -> None:
         del self._running[index]
-        if error is not None and not isinstance(error, Stopped) and self._broken is None:
+        if error is not None and not (self._leaving and isinstance(error, Stopped)) and self._broken is None:
             self._broken = error  # a defect, ours or of the caller's own code: it comes out as it is
             self._cancel()
         if not self._running and self._done is not None:
+            self._session.intakes.discard(self._stop)
             self._done.set()
             self._readers.call_all(None)
 
     def _cancel(self) -> None:
+        if self._leaving or self._intake is None:
+            return
         self._leaving = True
-        for running in list(self._running.values()):
-            running.cancel()
+        self._intake.cancel()
+        for index, running in self._running.items():
+            if index != FEED:
+                self._session.loop.cancel(running)
+
+    def _stop(self, error: UCaptchaError) -> None:
+        """Read no further input, not even the one that is waited for, if the error would meet it too."""
+        if isinstance(error, self._stops) and self._intake is not None:
+            self._stopped = self._stopped or error
+            self._intake.cancel()
 
     def _put(self, outcome: Outcome[S]) -> None:
         if not self._readers.call(outcome):
@@ -162,7 +176,7 @@ class Outcomes(Generic[I, S]):
 
     def _put_back(self, outcome: Outcome[S] | None) -> None:
         """A reader was cancelled before it could take it."""
-        if outcome is not None:
+        if outcome is not None and not self._readers.call(outcome):
             self._unread.appendleft(outcome)
 
     async def in_order(self) -> list[Outcome[S]]:
@@ -179,34 +193,36 @@ class Outcomes(Generic[I, S]):
             raise
         return sorted(done, key=lambda outcome: outcome.index)
 
-    async def _feed(self) -> None:
+    async def _feed(self, intake: anyio.CancelScope) -> None:
         source = _Source(self._inputs)
+        with intake:
+            try:
+                await self._read(source)
+            except StopAsyncIteration:
+                pass
+            except Exception as error:
+                # The caller's own iterable or key function failed: what is running still ends well.
+                self._stopped = error
+            finally:
+                await source.aclose()
+
+    async def _read(self, source: _Source[I | UCaptchaError]) -> None:
         unknown: Task[Any] = Task("unknown")
-        try:
-            for index in itertools.count():
-                await self._room.acquire()
-                await self._session.loop.sleep(0)  # in turn: trio begins what is started together in any order
-                await self._session.until_submits_go_on()
-                if self._stopped is not None:
-                    break
-                item = await source.next()
-                try:
-                    if isinstance(item, UCaptchaError):
-                        raise item
-                    job = self._job(item)
-                except UCaptchaError as error:  # one bad input is one bad outcome
-                    if error is not item and isinstance(error, self._stops):
-                        self._stopped = self._stopped or error
-                    self._put(Outcome(index=index, task=unknown, result=error))
-                else:
-                    self._start(index, self._one(job, index))
-        except StopAsyncIteration:
-            pass
-        except Exception as error:
-            # The caller's own iterable or key function failed: what is running still ends well.
-            self._stopped = error
-        finally:
-            await source.aclose()
+        for index in itertools.count():
+            await self._room.acquire()
+            await self._session.loop.sleep(0)  # in turn: trio begins what is started together in any order
+            await self._session.until_submits_go_on()
+            item = await source.next()
+            try:
+                if isinstance(item, UCaptchaError):
+                    raise item
+                job = self._job(item)
+            except UCaptchaError as error:  # one bad input is one bad outcome
+                if error is not item:
+                    self._stop(error)
+                self._put(Outcome(index=index, task=unknown, result=error))
+            else:
+                self._start(index, self._one(job, index))
 
     async def _one(self, job: Job[S], index: int) -> None:
         result: S | UCaptchaError
@@ -214,8 +230,8 @@ class Outcomes(Generic[I, S]):
             result = await self._solve(job)
         except UCaptchaError as error:
             result = error
-        if isinstance(result, self._stops):
-            self._stopped = self._stopped or result
+        if isinstance(result, UCaptchaError):
+            self._stop(result)
         self._accepted += any(attempt.task_id or attempt.uncertain for attempt in job.attempts)
         # Without a checkpoint: what was paid for must not be lost to a cancellation here.
         self._put(outcome_of(job, result, index))
@@ -286,7 +302,8 @@ def recover(session: Session, options: Options, width: int) -> Outcomes[Entry, S
 
 async def _open(journal: Journal, account: str) -> AsyncIterator[Entry]:
     for entry in await journal.open_entries(account):
-        taken = await journal.take_up(entry)
+        with anyio.CancelScope(shield=True):  # what is taken up must come to a job, which can leave it again
+            taken = await journal.take_up(entry)
         if taken is not None:
             yield taken
 

@@ -19,7 +19,7 @@ from ucaptcha_async.errors import (
     UnsolvableError,
 )
 from ucaptcha_async.events import Retried, Throttled
-from ucaptcha_async.pacing.event_loop import EventLoop, Stopped, signal, wait_through
+from ucaptcha_async.pacing.event_loop import EventLoop, raised, signal, wait_through
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping
 from ucaptcha_async.tasks.names import Name
@@ -224,10 +224,8 @@ async def finish_after_cancel(
         with contextlib.suppress(anyio.get_cancelled_exc_class()):
             await wait_through(done)
         raise
-    if isinstance(end, Stopped):
-        raise anyio.get_cancelled_exc_class()  # somebody cancelled the task by asyncio's own means
     if end is not None:
         try:
-            raise end
+            raise raised(end)
         finally:
             end = None  # the frame must not keep its own exception alive

@@ -116,7 +116,7 @@ class Parser:
             self._head_size += len(name) + len(value)
         known = HEADERS.get(name.lower())
         if known is not None:
-            self.headers[known] = value.decode("latin-1")
+            self.headers[known] = value.decode("latin-1").strip()
 
     def _head(self, status: int, version: str, *, reusable: bool) -> None:
         """A head is whole."""

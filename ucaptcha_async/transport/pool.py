@@ -186,6 +186,7 @@ class Pool:
 
     async def _new(self) -> Connection:
         self._check_open()
+        await self._close_condemned()
         while self._idle and len(self._open) + self._connecting >= self._limit:
             await self._close(self._idle.popleft())
         wire = None
@@ -277,6 +278,9 @@ class Pool:
         # The oldest is at the left. There is no background task to close it.
         while self._idle and now - self._idle[0].used_at > POLL_IDLE:
             await self._close(self._idle.popleft())
+        await self._close_condemned()
+
+    async def _close_condemned(self) -> None:
         while self._condemned:
             await self._close(self._condemned.pop())
 
