@@ -89,14 +89,14 @@ class EventLoop:
             return True
         return bool(self.identity.is_running())  # type: ignore[attr-defined]
 
-    def cancel(self, running: Running) -> None:
-        """Cancel a task once it has begun. asyncio would not begin one that is cancelled at once, and what it was
-        given would be lost.
+    def once_begun(self, cancel: Callable[[], object]) -> None:
+        """Cancel a spawned task once it has begun. asyncio would not begin one that is cancelled at once, and what it
+        was given would be lost.
         """
         if self.is_trio:
-            running.cancel()
+            cancel()
         else:
-            self.identity.call_soon(running.cancel)  # type: ignore[attr-defined]
+            self.identity.call_soon(cancel)  # type: ignore[attr-defined]
 
     def call_later_from_anywhere(self, function: Callable[[], object]) -> None:
         """Like `call_soon`; nothing happens if the loop has ended."""
