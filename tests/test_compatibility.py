@@ -138,7 +138,7 @@ def test_fields_of_requests() -> None:
 def test_fields_of_answers() -> None:
     """Each field that the client reads."""
     listed = {name for row in of_fields("Fields of answers") for name in re.findall(r"`(\w+)`", row[0])}
-    read = literals(r'(?:body\.get\(|_word\(exchange, body, )"(\w+)"\)', "transport/api.py")
+    read = literals(r'(?:body\.get\(|raw\.get\(|_word\(exchange, body, )"(\w+)"\)', "transport/api.py")
     (words,) = literals(r'for name in \(("errorDescription".*)\):', "transport/api.py")
 
     assert listed == read | set(re.findall(r'"(\w+)"', words))
