@@ -34,7 +34,7 @@ def run(bench: Bench) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         certificates = {"http": None, "https": ways.certificate(Path(folder))}
         for count, scheme in ((5000, "http"), (1000, "http"), (5000, "https"), (1000, "https")):
-            runs = 1 if bench.quick else max(bench.runs, 5 if (count, scheme) == (5000, "http") else 3)
+            runs = 1 if bench.quick else bench.runs
             how: dict[str, Any] = {"cap": 90.0, "every": 5.0, "rate": rate, "certificate": certificates[scheme]}
             found = job.compare(bench, names, int(share * count), str(seconds), runs=dict.fromkeys(names, runs), **how)
             rows += [{**row, "scheme": scheme} for row in found]

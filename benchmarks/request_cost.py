@@ -117,7 +117,7 @@ def _compare(bench: Bench, names: list[str], url: str, scheme: str, concurrency:
 
     note(f"requests: {concurrency} at once, {scheme}")
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in names}
-    for number, name in bench.rounds(names, max(bench.runs, 1 if bench.quick else 5)):
+    for number, name in bench.rounds(names):
         how = {"contestant": name, "url": url, "key": KEY, "concurrency": concurrency}
         if (result := bench.measure("request_cost:measure", **how, seconds=0.5 if bench.quick else 0.8)) is not None:
             found[name][number] = result
