@@ -28,7 +28,7 @@ from ucaptcha_async.tasks import Task
 from .block import BlockTasks
 from .job import Job, Options, State
 from .lease import Fate, Lease
-from .session import Session
+from .session import LAST_WRITE, Session
 
 S = TypeVar("S", bound=Solution)
 I = TypeVar("I")  # noqa: E741 - an input
@@ -265,7 +265,8 @@ def recover(session: Session, options: Options, width: int) -> Outcomes[Entry, S
 
 async def _open(journal: Journal, account: str) -> AsyncIterator[Entry]:
     for entry in await journal.open_entries(account):
-        with anyio.CancelScope(shield=True):  # what is taken up must come to a job, which can leave it again
+        taken = None
+        with anyio.move_on_after(LAST_WRITE, shield=True):  # what is taken up must come to a job, which can leave it
             taken = await journal.take_up(entry)
         if taken is not None:
             yield taken
