@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 import ucaptcha_async
 from tests.helpers import KEY, V2, at_rest
-from ucaptcha_async import AsyncClient, Polling, SubmitUncertainError
-from ucaptcha_async.testing import Drop, RunningService, running_service
+from ucaptcha_async import AsyncClient, Job, Polling, SubmitUncertainError
+from ucaptcha_async.testing import Drop, Error, RunningService, running_service
 from ucaptcha_async.transport import wires
+from ucaptcha_async.transport.exchange import Exchange
 from ucaptcha_async.transport.senders import TransportName
 
 QUICK = Polling(interval=0.2, first=0.3)
@@ -129,3 +131,24 @@ async def test_few_functions_are_between_the_caller_and_the_bytes(
     polls = [own for own in ways if own[-1] == "AsyncClient.solve"]
     assert polls
     assert all(len(own) <= most for own in ways), ways
+
+
+async def test_requests_that_fail_leave_no_circles(shared: RunningService) -> None:
+    """A refused submit, a lost poll and a submit that is withdrawn: what they held is freed without the collector."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        async with AsyncClient(KEY, base_url=shared.url, polling=QUICK, transport="fast") as client:
+            shared.script("createTask", Error("ERROR_NO_SLOT_AVAILABLE"))
+            shared.script("getTaskResult", Drop(after=True))
+            await client.solve(V2)
+            for step in range(10):
+                with anyio.move_on_after(step / 2_000):
+                    await client.solve(V2)
+        gc.collect()
+        kept = [found for found in gc.garbage if isinstance(found, Job | Exchange)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+    assert kept == []

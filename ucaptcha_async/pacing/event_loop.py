@@ -241,6 +241,7 @@ def _spawn_in_trio(way: Coroutine[Any, Any, object], ended: Ended, key: Any) -> 
             end = error
         finally:
             ended(key, end)
+            del end  # the frame must not keep its own exception alive
 
     trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
     return scope

@@ -216,16 +216,16 @@ async def finish_after_cancel(
     running = loop.spawn(call, ended, None)
     try:
         await done.wait()
-    except BaseException:
-        exchange.withdrawn = True  # it may still wait in the pool of an injected client
-        with contextlib.suppress(anyio.get_cancelled_exc_class()):
-            await wait_through(done, loop.time() + (grace if exchange.sent else 0.0))
-        running.cancel()
-        with contextlib.suppress(anyio.get_cancelled_exc_class()):
-            await wait_through(done)
-        raise
-    if end is not None:
-        try:
+        if end is not None:
             raise raised(end)
-        finally:
-            end = None  # the frame must not keep its own exception alive
+    except BaseException:
+        if not done.is_set():
+            exchange.withdrawn = True  # it may still wait in the pool of an injected client
+            with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                await wait_through(done, loop.time() + (grace if exchange.sent else 0.0))
+            running.cancel()
+            with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                await wait_through(done)
+        raise
+    finally:
+        del running, end  # the frame must not keep its own exception alive

@@ -209,7 +209,10 @@ class Api:
                 self.requests += 1
                 self._tell_limiter(reply)
         if failure is not None or reply is None:
-            raise failure from failure.__cause__  # type: ignore[misc,union-attr]
+            try:
+                raise failure from failure.__cause__  # type: ignore[misc,union-attr]
+            finally:
+                del failure  # the frame must not keep its own exception alive
         return _answer(exchange, self._body(exchange, reply, believed), reply)
 
     def _body(self, exchange: Exchange, reply: Reply, believed: str | None) -> Mapping[str, Any]:

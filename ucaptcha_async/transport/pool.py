@@ -200,7 +200,10 @@ class Pool:
         finally:
             self._connecting -= 1
         if wire is None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # the frame must not keep its own exception alive
         self._opened += 1
         connection = Connection(wire, self._clock(), self._parser)
         self._open.add(connection)

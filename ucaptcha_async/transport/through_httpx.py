@@ -143,7 +143,10 @@ class Injected:
                 # The frames of the client's own transport may hold the request as it was written.
                 error.__traceback__ = None
             raise
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # the frame must not keep its own exception alive
 
     async def _reply(self, exchange: Exchange, dispatch: _Dispatch) -> Reply:
         # What `decompressed` can undo, whatever the client could.
