@@ -13,7 +13,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import cache
 from itertools import chain
 from operator import attrgetter
@@ -24,7 +23,7 @@ from ucaptcha_async.errors import JournalError
 
 from . import owners
 from .ledger import Book, Change, Row, is_free
-from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, decimal_or_none, parsed, task_id_of
+from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, added_up, decimal_or_none, parsed, task_id_of
 
 T = TypeVar("T")
 
@@ -159,11 +158,6 @@ class Store:
         self._opened: list[tuple[int, int] | None] = []
         self._owner = owners.Owner(path)
 
-    @property
-    def owner(self) -> str:
-        """This process's token."""
-        return self._owner.token
-
     def open(self) -> None:
         """Connect, and mark the file as used by this process."""
         if sqlite3.sqlite_version_info < (3, 33):
@@ -242,7 +236,7 @@ class Store:
             db.execute(_save(size), list(chain.from_iterable(rows)))
 
     def _load(self, db: sqlite3.Connection, changes: Sequence[Change]) -> _Page:
-        page = _Page(self.owner, self.path)
+        page = _Page(self._owner.token, self.path)
         names = list({change.holds for change in changes if change.holds is not None})
         found = _rows(db, _BY_ID, json.dumps([change.submit_id for change in changes]))
         if names:
@@ -256,7 +250,7 @@ class Store:
         return self._guarded(lambda db: self._open_entries(_rows(db, _OPEN, after, account)))
 
     def _open_entries(self, found: Sequence[Sequence[Any]]) -> tuple[int | None, list[Entry]]:
-        page = _Page(self.owner, self.path)
+        page = _Page(self._owner.token, self.path)
         rows = [_row(values) for _, values in found]
         free = [row for row in rows if row is not None and is_free(page, row)]
         entries = [row.entry(State.UNCERTAIN if row.state is State.INTENT else None) for row in free]
@@ -280,14 +274,10 @@ class Store:
 
     def totals(self, account: str | None) -> list[Total]:
         """Counts and costs by type and state."""
-        found: dict[tuple[str, State], tuple[int, Decimal]] = {}
-        for kind, word, cost, n in self._guarded(lambda db: db.execute(_TOTALS, (account,)).fetchall()):
-            state = _STATES.get(word)
-            if state is None:
-                raise self.failure("it holds a state that this version does not know")
-            count, spent = found.get((kind or "", state), (0, Decimal(0)))
-            found[kind or "", state] = (count + n, spent + (decimal_or_none(cost) or 0) * n)
-        return [Total(type=t, state=s, count=n, cost=c) for (t, s), (n, c) in sorted(found.items())]
+        rows = self._guarded(lambda db: db.execute(_TOTALS, (account,)).fetchall())
+        if any(word not in _STATES for _, word, _, _ in rows):
+            raise self.failure("it holds a state that this version does not know")
+        return added_up((kind or "", _STATES[word], decimal_or_none(cost), n) for kind, word, cost, n in rows)
 
     def prune(self, before: float) -> int:
         """Remove some of the rows that ended before this wall time; 0 when there are none left."""
@@ -297,12 +287,9 @@ class Store:
         db.execute("BEGIN IMMEDIATE")
         return db.execute(_PRUNE_SOME, (before,)).rowcount
 
-    def failure(self, reason: str) -> JournalError:
+    def failure(self, reason: str, kind: type[JournalError] = JournalError) -> JournalError:
         """An error that names the file, without its directory."""
-        return JournalError(f"the journal {self.path.name!r} failed: {reason}")
-
-    def _file_failure(self, reason: str) -> FileError:
-        return FileError(self.failure(reason).message)
+        return kind(f"the journal {self.path.name!r} failed: {reason}")
 
     def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do the work on the file that was opened, and commit it if that file is still in its place."""
@@ -319,12 +306,13 @@ class Store:
     def _verify(self) -> None:
         """Refuse to go on with a file that others no longer see."""
         if not self._opened:
-            raise self._file_failure("it is closed")
+            raise self.failure("it is closed", FileError)
         for file, opened in zip(self._files, self._opened, strict=True):
             if _identity(file) != opened:
-                raise self._file_failure(
+                raise self.failure(
                     f"{Path(file).name!r} was removed or replaced while it was open; put it back, or close the journal "
-                    "and open it again"
+                    "and open it again",
+                    FileError,
                 )
 
     def _mapped(self, work: Callable[[], T]) -> T:
@@ -334,7 +322,7 @@ class Store:
         except sqlite3.Error as error:
             failure = self._translated(error)
         except OSError as error:
-            failure = self._file_failure(error.strerror or "the file cannot be used")
+            failure = self.failure(error.strerror or "the file cannot be used", FileError)
         except (ValueError, TypeError, OverflowError, RecursionError):
             failure = self.failure("it holds data that cannot be read")
         finally:
@@ -350,7 +338,7 @@ class Store:
             return self.failure(str(error))
         if code != sqlite3.SQLITE_FULL:
             self._disconnect()  # the next call starts afresh
-        return self._file_failure(_REASONS.get(code, str(error)))
+        return self.failure(_REASONS.get(code, str(error)), FileError)
 
     def _rolled_back(self) -> None:
         if self._db is not None and self._db.in_transaction:
@@ -531,8 +519,8 @@ def _answer(change: Change, page: _Page, now: float) -> object:
 
 
 def _rows(db: sqlite3.Connection, query: str, *parameters: object) -> list[list[Any]]:
-    found = json.loads(db.execute(query, parameters).fetchone()[0])
-    return found if isinstance(found, list) else []
+    found: list[list[Any]] = json.loads(db.execute(query, parameters).fetchone()[0])
+    return found
 
 
 def _end(found: Sequence[Sequence[Any]]) -> int | None:

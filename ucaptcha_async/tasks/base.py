@@ -7,16 +7,16 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Self, SupportsIndex, TypeAlias, TypeVar
 
 import attrs
 
-from ucaptcha_async.checks import Seconds
+from ucaptcha_async.checks import Seconds, wrong
 from ucaptcha_async.errors import InvalidTaskError
 from ucaptcha_async.json_values import JSON, camel, copied, shown, to_json
 from ucaptcha_async.secrecy import OwnCopy, SecretMapping, hidden, masked
 
-from .fields import KEY, a_copy, a_lifetime, a_proxy, a_type, maybe, more_fields, page, type_name
+from .fields import a_copy, a_lifetime, a_type, is_key, maybe, more_fields
 from .fields import lifetime as seconds_or_none
 from .names import Name, Names, kind_of, merge
 from .proxy import Proxy
@@ -84,9 +84,9 @@ class Task(OwnCopy, Generic[S_co]):
         fields = hidden(fields)
         if "type" in fields:
             raise InvalidTaskError("type must be given once, as the first argument", field="type")
-        self.__setstate__(
-            {"_type": type_name(type or ""), "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)}
-        )
+        if not is_key(type):
+            raise wrong("type", type, "non-empty text without white space")
+        self.__setstate__({"_type": type, "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)})
 
     @classmethod
     def known_by_id(cls) -> Self:
@@ -165,20 +165,15 @@ class Task(OwnCopy, Generic[S_co]):
         A [`Proxy`][ucaptcha_async.Proxy] keeps all but its password, fields called `proxyPassword` or the like are
         left out, and `user:password@` in a URL becomes `user@`.
         """
-        state = {name: _without_password(name, value) for name, value in self.__getstate__().items()}
-        same: Self = _restore(self.__class__, state)  # type: ignore[assignment]
+        same = self.__class__.__new__(self.__class__)
+        same.__setstate__({name: _without_password(name, value) for name, value in self.__getstate__().items()})
         return same
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if _holds_password(self.to_wire()):
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        wire = self.to_wire()
+        if _without_password("", wire) != wire:
             raise TypeError("a task that holds a proxy's password is not pickled")
-        return _restore, (self.__class__, self.__getstate__())
-
-
-def _restore(cls: type[Task[Solution]], state: dict[str, object]) -> Task[Solution]:
-    task = cls.__new__(cls)
-    task.__setstate__(state)
-    return task
+        return super().__reduce_ex__(protocol)
 
 
 def _raw_fields(fields: Mapping[str, object]) -> Mapping[str, JSON]:
@@ -188,10 +183,6 @@ def _raw_fields(fields: Mapping[str, object]) -> Mapping[str, JSON]:
         del wire["proxy"]
         wire |= proxy.to_wire()
     return hidden(wire)
-
-
-def _holds_password(wire: dict[str, JSON]) -> bool:
-    return bool(_without_password("", wire) != wire)
 
 
 def _without_password(name: str, value: Any) -> Any:
@@ -338,18 +329,3 @@ class Widget(Task[S_co]):
 def _is_optional(field: attrs.Attribute[Any]) -> bool:
     """Whether a field need not be set, and is not taken by every service."""
     return field.init and field.default is None and field.name not in ("_type", "_life", "proxy", "extra")
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class OnPage(Widget[S_co]):
-    """A widget on a page, solved with or without a proxy."""
-
-    website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
-    proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class WithKey(OnPage[S_co]):
-    """A widget on a page, known by its site key."""
-
-    website_key: str = attrs.field(validator=KEY)
