@@ -13,13 +13,14 @@ import anyio
 import attrs
 import pytest
 
-from tests.helpers import TURNSTILE, V2, at_rest
+from tests.helpers import TURNSTILE, V2, at_rest, opened
 from tests.own_service import PENDING, TOKEN, OwnService, Said, accepted, at, page, ready, refused
 from ucaptcha_async import (
     AsyncClient,
     Budget,
     BudgetExceededError,
     CallbackReceiver,
+    ClientStateError,
     InvalidTaskError,
     MemoryJournal,
     Polling,
@@ -31,6 +32,7 @@ from ucaptcha_async import (
 )
 from ucaptcha_async.events import Event, Retried, Uncertain
 from ucaptcha_async.journal import Entry, State
+from ucaptcha_async.testing import LocalService
 
 pytestmark = pytest.mark.virtual_time
 
@@ -459,6 +461,19 @@ async def test_several_who_wait_for_one_task(end: Said, error: type[UCaptchaErro
     assert [type(each) for each in errors] == [error] * 3
     assert (money.spent, money.reserved) == (Decimal(0) if end is FAILED else CENT, 0)
     assert all(gap >= 5 - 1e-9 for gap in gaps(service))
+
+
+async def test_a_job_that_is_waited_for_already_is_charged() -> None:
+    """The error for a second waiter does not say that nothing was paid."""
+    async with opened(LocalService(solve_time=10)) as client:
+        job = await client.submit(V2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job.wait)
+            await anyio.sleep(1)
+            with pytest.raises(ClientStateError) as caught:
+                await job.wait()
+
+    assert (caught.value.task_id, caught.value.charged) == (job.task_id, True)
 
 
 async def test_several_who_wait_for_one_solution() -> None:

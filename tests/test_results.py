@@ -211,7 +211,7 @@ async def test_a_solution_is_pickled_without_its_client(cls: type[Solution], raw
     for tell in (back.accepted, functools.partial(back.rejected, "why")):
         with pytest.raises(ClientStateError, match=r"use client\.feedback\(") as caught:
             await tell()
-        assert caught.value.task_id == "id"
+        assert (caught.value.task_id, caught.value.charged) == ("id", None)
 
 
 def test_outcomes_are_pickled_without_passwords() -> None:

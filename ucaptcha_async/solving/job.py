@@ -171,7 +171,8 @@ class Job(Generic[S]):
         if self.solution is not None:
             return self.solution
         if self.scope is not None:
-            raise ClientStateError("another task is waiting for this job already", task_id=self.task_id)
+            message = "another task is waiting for this job already"
+            raise ClientStateError(message, task_id=self.task_id, charged=self.charged)
         allowed = time_limit(timeout, self.options.timeout)
         self.session.check_open(self.task_id)
         return await self.run(self.wait_for_end(), allowed)
@@ -721,7 +722,8 @@ async def feedback(
 ) -> str:
     """Tell the service whether a solution worked."""
     if task_id is None:
-        raise ClientStateError("this solution came without a task id, so there is nothing to give feedback on")
+        message = "this solution came without a task id, so there is nothing to give feedback on"
+        raise ClientStateError(message, charged=None)
     session.check_open(task_id)
     result: dict[str, Any] = {"invalid": not accepted, "message": message}
     if code is not None:

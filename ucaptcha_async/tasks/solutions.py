@@ -214,6 +214,7 @@ class Solution(OwnCopy):
                 "this solution has no client: it did not come from a client, or it was unpickled; "
                 "use client.feedback(task_id, accepted=…, message=…)",
                 task_id=self.task_id,
+                charged=None,  # nobody here knows
             )
         return await self._feedback(accepted, message, code)
 
