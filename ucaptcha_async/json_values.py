@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from ucaptcha_async.checks import describe
 from ucaptcha_async.errors import InvalidTaskError
@@ -15,9 +15,6 @@ from ucaptcha_async.secrecy import SecretMapping, hidden
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """A value that JSON can hold."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 _DEEPEST = 64
 _MOST_BITS = 64

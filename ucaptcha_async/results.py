@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import attrs
 
 from .errors import Attempt as Attempt
 from .errors import UCaptchaError
 from .json_values import JSON
-from .secrecy import SecretMapping, hidden
+from .secrecy import OwnCopy, SecretMapping, hidden
 from .tasks.solutions import (
     CoordinatesSolution,
     Feedback,
@@ -81,7 +82,7 @@ class SelectionMode(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class TaskResult:
+class TaskResult(OwnCopy):
     """The state of one task, as one `getTaskResult` told it. Source: docs/api/ucaptcha/get-task-result.
 
     Attributes:
@@ -131,12 +132,6 @@ class TaskResult:
     def __reduce__(self) -> NoReturn:
         # Its `raw` is an answer as it came: it may repeat the request, API key included.
         raise TypeError("a TaskResult holds an answer as it was received and is not pickled; pickle its solution")
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 S_co = TypeVar("S_co", bound=Solution, covariant=True)
@@ -196,8 +191,4 @@ class Outcome(Generic[S_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {str(field.alias): getattr(self, field.name) for field in attrs.fields(Outcome)}
-        return _restore, (Outcome, fields | {"task": self.task.without_password()})
-
-
-def _restore(cls: type[Any], fields: dict[str, Any]) -> Any:
-    return cls(**fields)
+        return partial(Outcome, **fields | {"task": self.task.without_password()}), ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 SHORTEST = 4
@@ -67,6 +67,18 @@ class SecretMapping(dict[str, Any]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SecretMapping:
         return SecretMapping(self)
+
+
+class OwnCopy:
+    """A value that never changes: a copy of it is the value itself, whether it can be pickled or not."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 def hidden(raw: Mapping[str, Any]) -> SecretMapping:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from functools import partial
 from typing import Any, overload
 
 import attrs
@@ -130,11 +131,7 @@ class Entry:
     context: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, ({**attrs.asdict(self, recurse=False), "solution": None},)
-
-
-def _unpickled(fields: dict[str, Any]) -> Entry:
-    return Entry(**fields)
+        return partial(Entry, **attrs.asdict(self, recurse=False) | {"solution": None}), ()
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ import attrs
 from ucaptcha_async.checks import Seconds
 from ucaptcha_async.errors import InvalidTaskError
 from ucaptcha_async.json_values import JSON, camel, copied, shown, to_json
-from ucaptcha_async.secrecy import SecretMapping, hidden, masked
+from ucaptcha_async.secrecy import OwnCopy, SecretMapping, hidden, masked
 
 from .fields import KEY, a_copy, a_lifetime, a_proxy, a_type, maybe, more_fields, page, type_name
 from .fields import lifetime as seconds_or_none
@@ -34,7 +34,7 @@ _LOGIN = re.compile(r"(://[^/\s:@]*):[^\s]*@")
 _PASSWORD = re.compile(r"(?i)proxy_?pass|password")
 
 
-class Task(Generic[S_co]):
+class Task(OwnCopy, Generic[S_co]):
     """A task of any type, and the base of all task classes.
 
     The fields are sent as they are given (`None` is left out), so write them as the service does: `websiteURL`.
@@ -173,12 +173,6 @@ class Task(Generic[S_co]):
         if _holds_password(self.to_wire()):
             raise TypeError("a task that holds a proxy's password is not pickled")
         return _restore, (self.__class__, self.__getstate__())
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 def _restore(cls: type[Task[Solution]], state: dict[str, object]) -> Task[Solution]:

@@ -10,13 +10,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
 import attrs
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import InvalidTaskError
+from ucaptcha_async.secrecy import OwnCopy
 
 
 class BinaryFile(Protocol):
@@ -54,7 +55,7 @@ _SIGNATURES = (
 
 
 @attrs.frozen(repr=False)
-class Image:
+class Image(OwnCopy):
     """An image that was read and recognised.
 
     Attributes:
@@ -75,12 +76,6 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<{self.media_type}, {len(self.data)} bytes>"
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 def read_image(field: str, source: ImageSource) -> Image:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, Self
 from urllib.parse import quote, unquote
 
@@ -13,7 +14,7 @@ import attrs
 from ucaptcha_async.checks import white_space, wrong
 from ucaptcha_async.errors import ProxyError
 from ucaptcha_async.json_values import JSON
-from ucaptcha_async.secrecy import SecretStr, masked
+from ucaptcha_async.secrecy import OwnCopy, SecretStr, masked
 
 Scheme = Literal["http", "https", "socks4", "socks5"]
 Spelling = Literal["url", "fields"]
@@ -64,7 +65,7 @@ _LOGIN = _must("non-empty printable text or None", _is_login)
 
 
 @attrs.frozen(kw_only=True, init=False, repr=False)
-class Proxy:
+class Proxy(OwnCopy):
     """The proxy that the service uses for a task.
 
     Its `repr` shows neither user nor password, and one with a password cannot be pickled.
@@ -190,22 +191,10 @@ class Proxy:
     def __reduce__(self) -> str | tuple[Any, ...]:
         if self.password is not None:
             raise TypeError("a Proxy with a password is not pickled; keep its URL where you keep secrets")
-        state = {name: str(value) if isinstance(value, SecretStr) else value for name, value in _fields(self)}
-        return _rebuild, (state,)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-def _fields(proxy: Proxy) -> Iterator[tuple[str, Any]]:
-    return ((field.name, getattr(proxy, field.name)) for field in attrs.fields(Proxy))
-
-
-def _rebuild(fields: dict[str, Any]) -> Proxy:
-    return Proxy(**fields)
+        state: dict[str, Any] = attrs.asdict(self)
+        if self.username is not None:
+            state["username"] = str(self.username)  # a secret is not pickled
+        return partial(Proxy, **state), ()
 
 
 def _parts(text: object) -> tuple[Any, str, int, str | None, str | None] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeAlias
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from ucaptcha_async.checks import Seconds, describe, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError, SolutionError
 from ucaptcha_async.json_values import JSON
-from ucaptcha_async.secrecy import hidden, masked
+from ucaptcha_async.secrecy import OwnCopy, hidden, masked
 
 Feedback: TypeAlias = Callable[[bool, str, str | None], Awaitable[str]]
 """Sends feedback on one task: `await feedback(accepted, message, code)` gives the service's confirmation."""
@@ -37,7 +38,7 @@ def _aware(_: object, attribute: attrs.Attribute[datetime], value: datetime) -> 
 
 
 @attrs.frozen(kw_only=True, init=False, repr=False)
-class Solution:
+class Solution(OwnCopy):
     """What a solved task gave. Task types without a solution class of their own give this one.
 
     Its `repr` shows no token. It can be copied, compared and pickled: a pickle holds the token, so keep it as you keep
@@ -258,18 +259,8 @@ class Solution:
             yield f"{name}={getattr(self, name)!r}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = {f.alias: getattr(self, f.name) for f in attrs.fields(Solution) if f.name != "_feedback"}
-        return _restore, (type(self), fields | {"raw": dict(self.raw)})
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-def _restore(cls: type[Solution], fields: dict[str, Any]) -> Solution:
-    return cls(**fields)
+        fields = {str(f.alias): getattr(self, f.name) for f in attrs.fields(Solution) if f.name != "_feedback"}
+        return partial(type(self), **fields | {"raw": dict(self.raw)}), ()
 
 
 def _is_blank(value: object) -> bool:
