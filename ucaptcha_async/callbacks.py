@@ -19,7 +19,7 @@ import attrs
 
 from .checks import split_url, wrong
 from .errors import ConfigurationError
-from .secrecy import SecretStr
+from .secrecy import SecretStr, masked
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -128,7 +128,7 @@ def _path_secret(value: str | None) -> SecretStr:
     return SecretStr(value)
 
 
-@attrs.define(eq=False, repr=False)
+@attrs.define(eq=False, init=False, repr=False)
 class CallbackReceiver:
     """An ASGI app to which the service pushes results, so that a solve costs one `getTaskResult` and no waiting.
 
@@ -163,10 +163,14 @@ class CallbackReceiver:
     """
 
     public_url: str = attrs.field(converter=_public_url, on_setattr=attrs.setters.frozen)
-    _secret: SecretStr = attrs.field(default=None, converter=_path_secret, kw_only=True, alias="path_secret")
+    _secret: SecretStr = attrs.field(converter=_path_secret)
     _expected: dict[str, _Expectation] = attrs.field(init=False, factory=dict)
     _memory: _Memory = attrs.field(init=False, factory=_Memory)
     _counts: _Counts = attrs.field(init=False, factory=_Counts)
+
+    def __init__(self, public_url: str, *, path_secret: str | None = None) -> None:
+        path_secret = masked(path_secret)
+        self.__attrs_init__(public_url, path_secret)  # pyright: ignore[reportAttributeAccessIssue]  # attrs makes it
 
     def __repr__(self) -> str:
         # In a traceback with locals it may be shown half made.

@@ -223,33 +223,44 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
 
 
 class _Signature:
-    """The signature of a class is that of its `__init__`, though its `__new__` takes any fields."""
+    """A class is called as its `__init__` says, though its `__new__` takes any fields: the required ones first."""
 
     def __get__(self, instance: object, cls: type[object]) -> inspect.Signature:
         init = inspect.signature(cls.__init__)
-        return init.replace(parameters=[*init.parameters.values()][1:])
+        _, *fields = init.parameters.values()
+        return init.replace(parameters=sorted(fields, key=lambda field: field.default is not field.empty))
 
 
-def _fields(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
-    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
-    return fields
+@functools.cache
+def _fields(cls: Any) -> list[attrs.Attribute[Any]]:
+    """The fields of a class, the required ones first."""
+    return sorted(attrs.fields(cls), key=lambda field: field.default is not attrs.NOTHING)
 
 
+def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
+    return a_copy(fields or {})
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class Widget(Task[S_co]):
-    """What the classes of tasks share: each field that is not `None` is sent under its name in camel case.
-
-    The fields that are required stand in the bases of a class, and what all classes have besides in `Options`, which is
-    named before them: so the required ones come first in the signature of a class.
-    """
+    """What the classes of tasks share: each field that is not `None` is sent under its name in camel case."""
 
     type_names: ClassVar[Names]
     """What the services of the family call this kind of task."""
     __signature__ = _Signature()
 
+    _type: str | None = attrs.field(default=None, alias="type", validator=a_type, metadata=sent(None))
+    _life: float | None = attrs.field(
+        default=None, alias="lifetime", converter=seconds_or_none, validator=a_lifetime, metadata=sent(None)
+    )
+    extra: Mapping[str, JSON] = attrs.field(
+        default=None, converter=_kept, validator=maybe(more_fields), metadata=sent(None), repr=False
+    )
+
     def __new__(cls, **given: Any) -> Self:
         """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""
         given = hidden(given)
-        for field in _fields(cls):
+        for field in cls._every_field():
             name = field.alias or field.name
             if field.validator is None or name not in given:
                 continue
@@ -288,9 +299,13 @@ class Widget(Task[S_co]):
         return getattr(self, "proxy", None) is not None
 
     def _optional(self) -> dict[str, object]:
-        cls: Any = self.__class__  # its own hash is that of its instances, to a type checker
-        values = ((field, getattr(self, field)) for field in _optional_fields(cls))
-        return {field: value for field, value in values if value is not None}
+        values = ((field.name, getattr(self, field.name)) for field in self._every_field() if _is_optional(field))
+        return {name: value for name, value in values if value is not None}
+
+    @classmethod
+    def _every_field(cls) -> list[attrs.Attribute[Any]]:
+        this: Any = cls  # its own hash is that of its instances, to a type checker
+        return _fields(this)
 
     def to_wire(self, name: Name | None = None) -> dict[str, JSON]:
         """The `task` object of `createTask`. It may hold a proxy's password.
@@ -301,7 +316,7 @@ class Widget(Task[S_co]):
         if name is None and self._type is None:
             name = self._usual_name()
         wire: dict[str, JSON] = {"type": name.type if name else self.type}
-        for field in _fields(self.__class__):
+        for field in self._every_field():
             value = getattr(self, field.name)
             spelled = name.write(field.name, value) if name and value is not None else None
             key, write = field.metadata.get(_WIRE, (camel(field.name), None))
@@ -314,48 +329,23 @@ class Widget(Task[S_co]):
         return wire | copied(vars(self).get("extra", {}))
 
     def _shown(self) -> Iterator[str]:
-        for field in _fields(self.__class__):
+        for field in self._every_field():
             value = getattr(self, field.name)
             if field.init and value is not None and value != {}:
                 yield f"{field.alias}={shown(value) if field.repr else '<hidden>'}"
 
 
-@functools.cache
-def _optional_fields(cls: Any) -> tuple[str, ...]:
-    """The fields of a class that need not be set, and that not every service takes."""
-    own = (field for field in attrs.fields(cls) if field.init and field.default is None)
-    return tuple(field.name for field in own if field.name not in ("proxy", "extra") and field.name[0] != "_")
-
-
-def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
-    return a_copy(fields or {})
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class Options:
-    """What can be set on all classes of tasks."""
-
-    _type: str | None = attrs.field(default=None, alias="type", validator=a_type, metadata=sent(None))
-    _life: float | None = attrs.field(
-        default=None, alias="lifetime", converter=seconds_or_none, validator=a_lifetime, metadata=sent(None)
-    )
-    extra: Mapping[str, JSON] = attrs.field(
-        default=None, converter=_kept, validator=maybe(more_fields), metadata=sent(None), repr=False
-    )
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class ProxyOptions(Options):
-    """What can be set on tasks that are solved with or without a proxy."""
-
-    proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
+def _is_optional(field: attrs.Attribute[Any]) -> bool:
+    """Whether a field need not be set, and is not taken by every service."""
+    return field.init and field.default is None and field.name not in ("_type", "_life", "proxy", "extra")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class OnPage(Widget[S_co]):
-    """A widget on a page."""
+    """A widget on a page, solved with or without a proxy."""
 
     website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
+    proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)

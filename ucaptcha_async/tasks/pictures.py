@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import attrs
 
 from . import names
-from .base import Options, S_co, SolutionClass, Widget, sent
+from .base import S_co, SolutionClass, Widget, sent
 from .fields import ANGLE, CLICKS, FLAG, LENGTH, TEXT, in_order, maybe, one_of, page, whole_number
 from .images import Image, ImageSource, read_image
 from .solutions import CoordinatesSolution, RotateSolution, TextSolution
@@ -40,7 +40,7 @@ class Recognition(Widget[S_co]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class ImageToText(Options, WithImage[TextSolution]):
+class ImageToText(WithImage[TextSolution]):
     """Text in an image. Gives a `TextSolution`, usually at once.
 
     Type `ImageToTextTask` (U: api/ucaptcha/create-task). The fields are family: anti-captcha ImageToTextTask, not
@@ -99,7 +99,7 @@ class ImageToText(Options, WithImage[TextSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class ClickCoordinates(Options, Recognition[CoordinatesSolution]):
+class ClickCoordinates(Recognition[CoordinatesSolution]):
     """Where to click in an image. Gives a `CoordinatesSolution`.
 
     Types, in the order in which they are tried: `CoordinatesRecognition` (family: AnySolver), `CoordinatesTask`
@@ -143,7 +143,7 @@ class ClickCoordinates(Options, Recognition[CoordinatesSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class Rotate(Options, Recognition[RotateSolution]):
+class Rotate(Recognition[RotateSolution]):
     """How far to turn an image. Gives a `RotateSolution`.
 
     Types, in the order in which they are tried: `RotateRecognition` (family: AnySolver), `RotateTask` (family:

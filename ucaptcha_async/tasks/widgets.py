@@ -17,7 +17,7 @@ import attrs
 from ucaptcha_async.json_values import JSON
 
 from . import names
-from .base import OnPage, ProxyOptions, S_co, SolutionClass, Task, WithKey, sent
+from .base import OnPage, SolutionClass, Task, WithKey, sent
 from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, a_copy_or_none, json_object, json_text, maybe, number, page
 from .pictures import ClickCoordinates, ImageToText, Rotate
 from .proxy import Proxy
@@ -48,35 +48,7 @@ ApiDomain: TypeAlias = Literal["google.com", "recaptcha.net", "www.google.com", 
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class WithCaptchaId(OnPage[S_co]):
-    """A widget on a page, known by its captcha id."""
-
-    gt: str = attrs.field(validator=KEY)
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class WithChallenge(WithCaptchaId[S_co]):
-    """The same with a challenge that serves once."""
-
-    challenge: str = attrs.field(validator=KEY)
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class WithPublicKey(OnPage[S_co]):
-    """A widget on a page, known by its public key."""
-
-    website_public_key: str = attrs.field(validator=KEY)
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class WithAppId(OnPage[S_co]):
-    """A widget on a page, known by its app id."""
-
-    app_id: str = attrs.field(validator=KEY)
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class RecaptchaV2(ProxyOptions, WithKey[TokenSolution]):
+class RecaptchaV2(WithKey[TokenSolution]):
     """reCAPTCHA v2, the checkbox or the invisible one. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV2TaskProxyless` (U: api/ucaptcha/create-task),
@@ -125,7 +97,7 @@ class RecaptchaV2(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class RecaptchaV2Enterprise(ProxyOptions, WithKey[TokenSolution]):
+class RecaptchaV2Enterprise(WithKey[TokenSolution]):
     """reCAPTCHA v2 Enterprise. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV2EnterpriseTaskProxyless` (family: anti-captcha),
@@ -164,7 +136,7 @@ class RecaptchaV2Enterprise(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class RecaptchaV3(ProxyOptions, WithKey[TokenSolution]):
+class RecaptchaV3(WithKey[TokenSolution]):
     """reCAPTCHA v3, Enterprise or not. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV3TaskProxyless` (family: anti-captcha),
@@ -212,7 +184,7 @@ class RecaptchaV3(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class HCaptcha(ProxyOptions, WithKey[TokenSolution]):
+class HCaptcha(WithKey[TokenSolution]):
     """hCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `HCaptchaTaskProxyless` (family: anti-captcha), `HCaptchaTaskProxyLess`
@@ -255,7 +227,7 @@ class HCaptcha(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class Turnstile(ProxyOptions, WithKey[TokenSolution]):
+class Turnstile(WithKey[TokenSolution]):
     """Cloudflare Turnstile, the widget. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `TurnstileTokenProxyLess` (U: features/x402-payments),
@@ -294,7 +266,7 @@ class Turnstile(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class GeeTestV3(ProxyOptions, WithChallenge[GeeTestV3Solution]):
+class GeeTestV3(OnPage[GeeTestV3Solution]):
     """GeeTest v3, the slider and its variants. Gives a `GeeTestV3Solution`.
 
     Types, in the order in which they are tried: `GeeTestTaskProxyless` (family: anti-captcha), `GeeTestTaskProxyLess`
@@ -325,13 +297,15 @@ class GeeTestV3(ProxyOptions, WithChallenge[GeeTestV3Solution]):
     solution_class: ClassVar[SolutionClass] = GeeTestV3Solution
     type_names: ClassVar[names.Names] = names.GEETEST_V3
 
+    gt: str = attrs.field(validator=KEY)
+    challenge: str = attrs.field(validator=KEY)
     geetest_api_server_subdomain: str | None = attrs.field(default=None, validator=maybe(KEY))
     geetest_get_lib: str | None = attrs.field(default=None, validator=maybe(TEXT))
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class GeeTestV4(ProxyOptions, WithCaptchaId[GeeTestV4Solution]):
+class GeeTestV4(OnPage[GeeTestV4Solution]):
     """GeeTest v4. Gives a `GeeTestV4Solution`.
 
     Types, in the order in which they are tried: `GeeTestTaskProxyless` (family: anti-captcha), `GeeTestTaskProxyLess`
@@ -362,6 +336,7 @@ class GeeTestV4(ProxyOptions, WithCaptchaId[GeeTestV4Solution]):
     solution_class: ClassVar[SolutionClass] = GeeTestV4Solution
     type_names: ClassVar[names.Names] = names.GEETEST_V4
 
+    gt: str = attrs.field(validator=KEY)
     version: int = attrs.field(default=4, init=False)
     init_parameters: Mapping[str, JSON] | None = attrs.field(
         default=None, converter=a_copy_or_none, validator=maybe(OBJECT)
@@ -371,7 +346,7 @@ class GeeTestV4(ProxyOptions, WithCaptchaId[GeeTestV4Solution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class FunCaptcha(ProxyOptions, WithPublicKey[TokenSolution]):
+class FunCaptcha(OnPage[TokenSolution]):
     """FunCaptcha (Arkose Labs). Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `FunCaptchaTaskProxyless` (family: anti-captcha),
@@ -401,6 +376,7 @@ class FunCaptcha(ProxyOptions, WithPublicKey[TokenSolution]):
     solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.FUNCAPTCHA
 
+    website_public_key: str = attrs.field(validator=KEY)
     funcaptcha_api_js_subdomain: str | None = attrs.field(
         default=None, validator=maybe(KEY), metadata=sent("funcaptchaApiJSSubdomain")
     )
@@ -408,7 +384,7 @@ class FunCaptcha(ProxyOptions, WithPublicKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class MTCaptcha(ProxyOptions, WithKey[TokenSolution]):
+class MTCaptcha(WithKey[TokenSolution]):
     """MTCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `MtCaptchaTaskProxyLess` (family: CapSolver), `MtCaptchaTaskProxyless`
@@ -445,7 +421,7 @@ class MTCaptcha(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class FriendlyCaptcha(ProxyOptions, WithKey[TokenSolution]):
+class FriendlyCaptcha(WithKey[TokenSolution]):
     """Friendly Captcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `FriendlyCaptchaTaskProxyless` (family: anti-captcha),
@@ -474,7 +450,7 @@ class FriendlyCaptcha(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class YandexSmartCaptcha(ProxyOptions, WithKey[TokenSolution]):
+class YandexSmartCaptcha(WithKey[TokenSolution]):
     """Yandex SmartCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `YandexCaptchaTaskProxyLess` (family: CapSolver),
@@ -504,7 +480,7 @@ class YandexSmartCaptcha(ProxyOptions, WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class Tencent(ProxyOptions, WithAppId[TencentSolution]):
+class Tencent(OnPage[TencentSolution]):
     """Tencent Captcha. Gives a `TencentSolution`.
 
     Types, in the order in which they are tried: `TencentTaskProxyless` (family: 2captcha), `TencentTokenProxyLess`
@@ -532,4 +508,5 @@ class Tencent(ProxyOptions, WithAppId[TencentSolution]):
     solution_class: ClassVar[SolutionClass] = TencentSolution
     type_names: ClassVar[names.Names] = names.TENCENT
 
+    app_id: str = attrs.field(validator=KEY)
     captcha_script: str | None = attrs.field(default=None, validator=maybe(page))
