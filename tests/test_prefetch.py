@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
 from decimal import Decimal
 from random import Random
@@ -640,14 +640,33 @@ async def test_cancelling_the_block() -> None:
 
 @virtual
 async def test_a_cancelled_block_begins_nothing() -> None:
-    """Not even where the body shields itself from the cancellation for a while."""
+    """What is under way ends with the block, also where its body shields itself from the cancellation for a while."""
     solver = Solver()
     with anyio.move_on_after(5):
         async with stocked(solver, ready=3):
             with anyio.CancelScope(shield=True):
-                await anyio.sleep(50)
+                await anyio.sleep(9)
 
     assert (3, 3) == (len(solver.began), solver.cancelled)
+
+
+@virtual
+async def test_a_generator_that_ends_in_another_task() -> None:
+    """No scope stays open in whoever reads it: neither task is harmed, and what is under way ends."""
+    solver = Solver(time=iter([1.0, *[50.0] * 9]).__next__)
+
+    async def found() -> AsyncGenerator[TokenSolution, None]:
+        async with stocked(solver, ready=3) as tokens:
+            while True:
+                yield await tokens.get()
+
+    generator = found()
+    assert "token-0" == (await anext(generator)).token
+    async with anyio.create_task_group() as group:
+        group.start_soon(generator.aclose)
+    await anyio.sleep(0.01)
+
+    assert len(solver.began) - 1 == solver.cancelled
 
 
 @virtual

@@ -14,7 +14,6 @@ from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import attrs
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, seconds, time_limit, whole, wrong
@@ -29,9 +28,11 @@ from ucaptcha_async.errors import (
     UCaptchaError,
 )
 from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, TokenReady, TokenTaken
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.results import Solution
 from ucaptcha_async.tasks import Task
 
+from .block import BlockTasks
 from .stock import Demand, RecentMean, level
 
 logger = logging.getLogger("ucaptcha_async")
@@ -217,7 +218,7 @@ class Prefetch(Generic[S]):
     """Tokens that are ready before they are needed. Made by `AsyncClient.prefetch`; use it inside `async with`.
 
     Its tasks live in the block. Leaving it cancels the solves under way: paid tasks among them are in
-    `client.abandoned`. An error of the block's body leaves as it is, in no `ExceptionGroup`.
+    `client.abandoned`.
 
     Example:
         ```python
@@ -243,14 +244,12 @@ class Prefetch(Generic[S]):
         solve: Callable[[], Awaitable[tuple[S, float]]],
         solve_time: Callable[[], float | None] = lambda: None,
         on_event: Hook | None = None,
-        clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._task_type = task_type
         self._settings = settings
         self._solve = solve
         self._solve_time = solve_time
         self._on_event = on_event
-        self._clock = clock
         self._stage = "not entered"
         self._stock: list[_Token[S]] = []  # the oldest first
         self._line: OrderedDict[_Waiter[S], None] = OrderedDict()
@@ -268,43 +267,33 @@ class Prefetch(Generic[S]):
     async def __aenter__(self) -> Self:
         if self._stage != "not entered":
             raise ClientStateError(f"the prefetch is {self._stage}: it can be entered once")
+        loop = current()
+        self._clock = loop.time
         self._demand = Demand(self._clock())
         self._lead_time = RecentMean(self._solve_time() or LEAD_TIME)
         self._usable = RecentMean(self._settings.lifetime - self._settings.min_remaining)
         self._due, self._sooner = math.inf, anyio.Event()
-        self._group: TaskGroup = anyio.create_task_group()
-        await self._group.__aenter__()
+        self._tasks = BlockTasks(loop.spawn, self._close)
         self._stage = "open"
-        self._group.start_soon(self._watch_ages)
+        self._tasks.start(self._watch_ages())
         self._settle()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        self._stage = "closed"
-        while self._line:
-            self._fail(ClientStateError("the prefetch was left while this get waited"))
+    ) -> None:
+        self._close()
         try:
-            return await self._leave_group(kind, error, traceback)
+            await self._tasks.leave(error)
         finally:
             self._under_way = 0
             self._drop_aged(self._clock())
 
-    async def _leave_group(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        """Cancel what is under way, and wait for its end. An error of the block's body leaves as it is, in no group."""
-        cancelled = anyio.get_cancelled_exc_class()
-        self._group.cancel_scope.cancel()
-        if isinstance(error, cancelled):
-            return await self._group.__aexit__(kind, error, traceback)
-        try:
-            await self._group.__aexit__(None, None, None)  # told of the error, the group would wrap it
-        except cancelled:
-            if error is None:
-                raise  # otherwise the error goes first: who cancelled does so again at the next checkpoint
-        return False
+    def _close(self) -> None:
+        """Begin nothing more, and let nobody wait any longer."""
+        self._stage = "closed"
+        while self._line:
+            self._fail(ClientStateError("the prefetch was left while this get waited"))
 
     # --- what a program calls -----------------------------------------------------------------------------------------
 
@@ -344,8 +333,8 @@ class Prefetch(Generic[S]):
 
     def statistics(self) -> PrefetchStatistics:
         """What this prefetch has done so far."""
-        now = self._clock()
         entered = self._stage != "not entered"
+        now = self._clock() if entered else 0.0
         return PrefetchStatistics(
             ready=len(self._stock),
             under_way=self._under_way,
@@ -415,7 +404,7 @@ class Prefetch(Generic[S]):
             missing = min(missing, self._settings.max_under_way - self._under_way)
         for _ in range(missing):
             self._under_way += 1
-            self._group.start_soon(self._bring)
+            self._tasks.start(self._bring())
 
     def _position(self) -> int:
         """What is in stock and under way, less what is waited for."""

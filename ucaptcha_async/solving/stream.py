@@ -21,11 +21,11 @@ from ucaptcha_async.errors import (
 from ucaptcha_async.journal import Entry, Journal
 from ucaptcha_async.journal import State as EntryState
 from ucaptcha_async.pacing import InFlight
-from ucaptcha_async.pacing.event_loop import Running, Signal, Stopped, signal, wait_through
 from ucaptcha_async.pacing.wait_queue import WaitQueue
 from ucaptcha_async.results import Outcome, Solution
 from ucaptcha_async.tasks import Task
 
+from .block import BlockTasks
 from .job import Job, Options, State
 from .lease import Fate, Lease
 from .session import Session
@@ -35,9 +35,6 @@ I = TypeVar("I")  # noqa: E741 - an input
 
 STOPS_INTAKE = (AccountError, BudgetExceededError, ClientStateError)
 """Errors that would meet every further input too."""
-
-FEED = -1
-"""The number of the task that reads the inputs, among those of the solves."""
 
 
 class Outcomes(Generic[I, S]):
@@ -74,61 +71,47 @@ class Outcomes(Generic[I, S]):
         self._stops: tuple[type[UCaptchaError], ...] = STOPS_INTAKE
         self._accepted = 0
         self._stopped: Exception | None = None
-        self._broken: BaseException | None = None
-        # No task group: its scope would stay open in whoever reads, and a reader may be a generator that is left.
-        self._running: dict[int, Running] = {}
-        self._leaving = False
-        self._done: Signal | None = None
+        self._tasks: BlockTasks | None = None
         self._unread: deque[Outcome[S]] = deque()
         self._readers: WaitQueue[Outcome[S] | None] = WaitQueue(self._put_back)
         self.not_submitted: int | None = None
 
     async def __aenter__(self) -> Self:
-        if self._done is not None:
+        if self._tasks is not None:
             raise RuntimeError("a stream is entered once")
-        self._done = signal()
-        self._report = self._ended  # one for all: each waiting solve would hold one of its own
-        self._start(FEED, self._feed())
+        self._tasks = BlockTasks(self._session.loop.spawn, lambda: self._readers.call_all(None))
+        self._tasks.start(self._feed(self._tasks))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._done is not None
-        self._cancel()
+        assert self._tasks is not None
         try:
-            await wait_through(self._done)
-        except anyio.get_cancelled_exc_class():
-            if error is None:
-                raise  # else the error goes first; who cancelled will do it again at the next checkpoint
+            await self._tasks.leave(error)
         finally:
-            del self._report  # it leads back here
             while self._unread:
                 self._session.unread(self._unread.popleft())
-        if error is None and self._broken is not None:
-            raise self._broken
 
     def __aiter__(self) -> AsyncIterator[Outcome[S]]:
         return self
 
     async def __anext__(self) -> Outcome[S]:
-        if self._done is None:
+        if self._tasks is None:
             raise RuntimeError("use 'async with' first")
         if self._unread:
             await self._session.loop.sleep(0)
         if self._unread:
             outcome: Outcome[S] | None = self._unread.popleft()
         else:
-            outcome = None if self._done.is_set() else await self._readers.wait()
+            outcome = None if self._tasks.over.is_set() else await self._readers.wait()
         if outcome is None:
-            raise self._end() from None
+            raise self._tasks.broken or self._end() from None
         self._room.release()
         return outcome
 
-    def _end(self) -> BaseException:
+    def _end(self) -> Exception:
         """What ends the iteration."""
-        if self._broken is not None:
-            return self._broken
         if self._stopped is None:
             return StopAsyncIteration()
         total = len(self._inputs) if isinstance(self._inputs, Sized) else None
@@ -136,25 +119,6 @@ class Outcomes(Generic[I, S]):
         return self._stopped
 
     # --- the tasks of a stream ----------------------------------------------------------------------------------------
-
-    def _start(self, index: int, way: Coroutine[Any, Any, None]) -> None:
-        self._running[index] = running = self._session.loop.spawn(way, self._report, index)
-        if self._leaving:  # the feed was cancelled, and has not heard of it yet
-            running.cancel()
-
-    def _ended(self, index: int, error: BaseException | None) -> None:
-        del self._running[index]
-        if error is not None and not isinstance(error, Stopped) and self._broken is None:
-            self._broken = error  # a defect, ours or of the caller's own code: it comes out as it is
-            self._cancel()
-        if not self._running and self._done is not None:
-            self._done.set()
-            self._readers.call_all(None)
-
-    def _cancel(self) -> None:
-        self._leaving = True
-        for running in list(self._running.values()):
-            running.cancel()
 
     def _put(self, outcome: Outcome[S]) -> None:
         if not self._readers.call(outcome):
@@ -179,7 +143,7 @@ class Outcomes(Generic[I, S]):
             raise
         return sorted(done, key=lambda outcome: outcome.index)
 
-    async def _feed(self) -> None:
+    async def _feed(self, tasks: BlockTasks) -> None:
         source = _Source(self._inputs)
         unknown: Task[Any] = Task("unknown")
         try:
@@ -199,7 +163,7 @@ class Outcomes(Generic[I, S]):
                         self._stopped = self._stopped or error
                     self._put(Outcome(index=index, task=unknown, result=error))
                 else:
-                    self._start(index, self._one(job, index))
+                    tasks.start(self._one(job, index))
         except StopAsyncIteration:
             pass
         except Exception as error:
