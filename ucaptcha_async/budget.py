@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-import anyio
 import attrs
 
 from .checks import describe, wrong
 from .errors import BudgetExceededError, ConfigurationError
+from .pacing.wait_queue import WaitQueue
 from .tasks.names import kind_of
 
 Money = Decimal | int | str
@@ -144,7 +144,7 @@ class Budget:
         self._hour: deque[_Bucket] = deque()
         self._in_hour = _ZERO
         self._now = float("-inf")
-        self._line: OrderedDict[anyio.Event, None] = OrderedDict()
+        self._line: WaitQueue[None] = WaitQueue(lambda _: self._call_next())
 
     def __repr__(self) -> str:
         limits = f"max_spend={self.max_spend}, max_spend_per_hour={self.max_spend_per_hour}"
@@ -215,16 +215,7 @@ class Budget:
         """
         if not self._reservations:
             return False
-        called = anyio.Event()
-        self._line[called] = None
-        try:
-            await called.wait()
-        except BaseException:
-            if called.is_set():
-                self._call_next()  # the turn is another's
-            else:
-                del self._line[called]
-            raise
+        await self._line.wait()
         return True
 
     def _call_next(self) -> None:
@@ -232,8 +223,10 @@ class Budget:
 
         Waking all each time would cost the square of their number.
         """
-        for _ in range(min(len(self._line), 1) if self._reservations else len(self._line)):
-            self._line.popitem(last=False)[0].set()
+        if self._reservations:
+            self._line.call(None)
+        else:
+            self._line.call_all(None)
 
     def _check(self, name: str, limit: Decimal | None, spent: Decimal, estimate: Decimal) -> None:
         if limit is None or _sum(spent, self._reserved, estimate) <= limit:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_UP, Context, Decimal
 from types import MappingProxyType
@@ -20,6 +19,7 @@ import attrs
 from ucaptcha_async.budget import DEFAULT_ESTIMATE, BudgetStatistics, Money, amount
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import BudgetExceededError, ConfigurationError, UCaptchaError
+from ucaptcha_async.pacing.wait_queue import WaitQueue
 
 from .batches import Batching, Order
 from .scripts import ACCEPT, FAITHFUL, new_token, text
@@ -361,7 +361,7 @@ class RedisBudget(Batching[list[str]]):
         self._accept = self._link.client.register_script(ACCEPT_SCRIPT)
         self._keys = [self._link.key(part) for part in ("", ":reservations", ":hour", ":owners")]
         self._open: dict[str, RedisReservation] = {}
-        self._line: OrderedDict[anyio.Event, None] = OrderedDict()
+        self._line: WaitQueue[None] = WaitQueue(lambda _: self._call_next())
         self._lost = False
         self._refusals = 0
         self._spent = self._reserved = self._in_hour = _ZERO
@@ -461,17 +461,8 @@ class RedisBudget(Batching[list[str]]):
         """
         if not self._reservations:
             return False
-        called = anyio.Event()
-        self._line[called] = None
         self._wake()
-        try:
-            await called.wait()
-        except BaseException:
-            if called.is_set():
-                self._call_next()
-            else:
-                del self._line[called]
-            raise
+        await self._line.wait()
         return True
 
     async def accept_loss(self, *, spent: Money | None = None) -> None:
@@ -512,8 +503,10 @@ class RedisBudget(Batching[list[str]]):
 
     def _call_next(self) -> None:
         """Let the first of those who wait for room try; all, if no more will come."""
-        for _ in range(min(len(self._line), 1) if self._reservations else len(self._line)):
-            self._line.popitem(last=False)[0].set()
+        if self._reservations:
+            self._line.call(None)
+        else:
+            self._line.call_all(None)
 
     def _rest(self) -> float:
         return _POLL if self._line else super()._rest()

@@ -16,6 +16,7 @@ import attrs
 from anyio.lowlevel import RunVar
 
 from ucaptcha_async.errors import UCaptchaError, UnsupportedTaskError
+from ucaptcha_async.pacing.wait_queue import WaitQueue
 from ucaptcha_async.tasks.base import Task
 from ucaptcha_async.tasks.names import Name
 
@@ -100,30 +101,10 @@ class _Scouting:
     """The search for one kind's name in one event loop: at most one submit searches, the others wait in line."""
 
     busy: bool = False
-    _line: OrderedDict[anyio.Event, None] = attrs.field(factory=OrderedDict)
+    line: WaitQueue[None] = attrs.field(init=False)
 
-    async def turn(self) -> None:
-        """Wait until the scout has found a name, or gives way."""
-        called = anyio.Event()
-        self._line[called] = None
-        try:
-            await called.wait()
-        except BaseException:
-            if called.is_set():
-                self.call_next()  # the turn is another's
-            else:
-                del self._line[called]
-            raise
-
-    def call_next(self) -> None:
-        """Let the first of the line look."""
-        if self._line:
-            self._line.popitem(last=False)[0].set()
-
-    def call_all(self) -> None:
-        """There is something to know for all who wait."""
-        while self._line:
-            self.call_next()
+    def __attrs_post_init__(self) -> None:
+        self.line = WaitQueue(lambda _: self.line.call(None))  # the turn is another's
 
 
 _SCOUTINGS: RunVar[dict[tuple[TypeNames, Key], _Scouting]] = RunVar("ucaptcha_async.type_search")
@@ -182,7 +163,7 @@ class Search:
             return
         waited = False
         while not self._scouts and self._scouting.busy and not self._good(self._next()):
-            await self._scouting.turn()
+            await self._scouting.line.wait()
             waited = True
         name = self._next() or self._again()
         if name is not None and not self._good(name):
@@ -190,7 +171,7 @@ class Search:
         else:
             self.end()
             if waited:
-                self._scouting.call_all()  # whoever called this one may have called no other
+                self._scouting.line.call_all(None)  # whoever called this one may have called no other
         if name is None:
             raise self._unsupported()
         self.name = name
@@ -257,9 +238,9 @@ class Search:
         self._scouts = self._scouting.busy = False
         name = self._next()
         if name is None or self._good(name):
-            self._scouting.call_all()
+            self._scouting.line.call_all(None)
         else:
-            self._scouting.call_next()
+            self._scouting.line.call(None)
 
     def _unsupported(self) -> UnsupportedTaskError:
         kind = self._key.kind if self._key else ""
