@@ -319,8 +319,8 @@ def test_batches_follow_the_rules(batches: list[list[ledger.Change]], tmp_path_f
     file.open()
     try:
         book = _Book()
-        book.owner = file.owner
-        book.living.add(file.owner)
+        book.owner = file._owner.token
+        book.living.add(file._owner.token)
         for batch in batches:
             expected = [answered(change, book) for change in batch]
             assert expected == [told(answer) for answer in file.commit(batch)]

@@ -68,7 +68,7 @@ def _copy(place: str, value: object, depth: int = 0) -> JSON:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    if isinstance(value, str) and _is_unicode(value):
+    if isinstance(value, str) and is_unicode(value):
         return str(value)
     if depth < _DEEPEST and isinstance(value, Mapping):
         return {_key(place, key): _copy(f"{place}.{key}", item, depth + 1) for key, item in value.items()}
@@ -80,17 +80,18 @@ def _copy(place: str, value: object, depth: int = 0) -> JSON:
 
 
 def _key(place: str, key: object) -> str:
-    if not isinstance(key, str) or not _is_unicode(key):
+    if not isinstance(key, str) or not is_unicode(key):
         raise _NoJSONError(f"{place}: each key", "text", describe(key))
     return key
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogates, which neither JSON nor a file can carry."""
     if text.isascii():
         return True
     try:
         text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
+    except UnicodeEncodeError:
         return False
     return True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import attrs
 
 from ucaptcha_async.errors import JournalError
@@ -99,35 +97,41 @@ def is_free(book: Book, row: Row) -> bool:
     return row.owner is None or not book.alive(row.owner)
 
 
-class Change(Protocol):
+@attrs.frozen
+class Change:
     """One report, to be applied to a book."""
 
-    @property
-    def submit_id(self) -> str:
-        """The row that it concerns."""
-        ...
+    submit_id: str
 
     @property
     def holds(self) -> tuple[str, str] | None:
-        """The (account, key) whose holder it needs to see."""
-        ...
+        """The (account, key) whose holder it needs to see, besides its own row."""
+        return None
 
     def apply(self, book: Book, now: float) -> object:
         """Do it, and answer the caller."""
-        ...
+        raise NotImplementedError
+
+    def known(self, book: Book) -> Row:
+        """The row, or an error: a report on nothing is not to pass in silence."""
+        row = book.row(self.submit_id)
+        if row is None:
+            raise JournalError(f"the journal has no submit {self.submit_id}")
+        return row
+
+    def save(self, book: Book, row: Row, state: State, now: float, owner: str | None = None) -> None:
+        """Put the row in a state."""
+        row.state, row.owner, row.updated_at = state, owner, now
+        book.put(row)
 
 
 @attrs.frozen
-class Begin:
+class Begin(Change):
     """An intent asks whether it may go ahead."""
 
     intent: Intent
     resubmit: bool = False
-
-    @property
-    def submit_id(self) -> str:
-        """The new row."""
-        return self.intent.submit_id
+    submit_id: str = attrs.field(init=False, default=attrs.Factory(lambda me: me.intent.submit_id, takes_self=True))
 
     @property
     def holds(self) -> tuple[str, str] | None:
@@ -184,31 +188,7 @@ class Begin:
 
 
 @attrs.frozen
-class _Report:
-    """A report about a row that exists."""
-
-    submit_id: str
-
-    @property
-    def holds(self) -> tuple[str, str] | None:
-        """Reports need no other row."""
-        return None
-
-    def known(self, book: Book) -> Row:
-        """The row, or an error: a report on nothing is not to pass in silence."""
-        row = book.row(self.submit_id)
-        if row is None:
-            raise JournalError(f"the journal has no submit {self.submit_id}")
-        return row
-
-    def save(self, book: Book, row: Row, state: State, now: float, owner: str | None = None) -> None:
-        """Put the row in a state."""
-        row.state, row.owner, row.updated_at = state, owner, now
-        book.put(row)
-
-
-@attrs.frozen
-class Accepted(_Report):
+class Accepted(Change):
     """The service gave a task id."""
 
     task_id: str
@@ -222,7 +202,7 @@ class Accepted(_Report):
 
 
 @attrs.frozen
-class Finished(_Report):
+class Finished(Change):
     """The task has ended."""
 
     state: State
@@ -245,7 +225,7 @@ class Finished(_Report):
 
 
 @attrs.frozen
-class Uncertain(_Report):
+class Uncertain(Change):
     """Sent, and no answer."""
 
     def apply(self, book: Book, now: float) -> None:
@@ -256,7 +236,7 @@ class Uncertain(_Report):
 
 
 @attrs.frozen
-class Lost(_Report):
+class Lost(Change):
     """The service does not know the task any more."""
 
     def apply(self, book: Book, now: float) -> None:
@@ -267,7 +247,7 @@ class Lost(_Report):
 
 
 @attrs.frozen
-class Refused(_Report):
+class Refused(Change):
     """The service did not take it."""
 
     error_code: str | None = None
@@ -281,7 +261,7 @@ class Refused(_Report):
 
 
 @attrs.frozen
-class Released(_Report):
+class Released(Change):
     """It was never sent."""
 
     def apply(self, book: Book, now: float) -> None:
@@ -292,7 +272,7 @@ class Released(_Report):
 
 
 @attrs.frozen
-class Abandoned(_Report):
+class Abandoned(Change):
     """Nobody here waits for it any more."""
 
     def apply(self, book: Book, now: float) -> None:
@@ -303,7 +283,7 @@ class Abandoned(_Report):
 
 
 @attrs.frozen
-class Forgotten(_Report):
+class Forgotten(Change):
     """Given up by hand."""
 
     def apply(self, book: Book, now: float) -> bool:
@@ -317,7 +297,7 @@ class Forgotten(_Report):
 
 
 @attrs.frozen
-class TakeUp(_Report):
+class TakeUp(Change):
     """A recovering process wants a row that a dead one left."""
 
     def apply(self, book: Book, now: float) -> Entry | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from decimal import Decimal
 
 import anyio.lowlevel
 import attrs
@@ -13,7 +12,7 @@ import attrs
 from ucaptcha_async.errors import ClientStateError
 
 from .ledger import Begin, Book, Change, TakeUp, is_free
-from .records import JSON, OPEN, Entry, State, Total, parsed
+from .records import JSON, OPEN, Entry, State, parsed
 from .reporting import Reporting
 
 
@@ -113,14 +112,6 @@ class MemoryJournal(Reporting):
             if account in (None, row.account) and (states is None or row.state in states):
                 await anyio.lowlevel.checkpoint()
                 yield attrs.evolve(row.entry(), solution=None)
-
-    async def totals(self, account: str | None = None) -> list[Total]:
-        """Counts and costs by type and state."""
-        found: dict[tuple[str, State], tuple[int, Decimal]] = {}
-        async for entry in self.entries(account=account):
-            count, cost = found.get((entry.type, entry.state), (0, Decimal(0)))
-            found[entry.type, entry.state] = (count + 1, cost + (entry.cost or 0))
-        return [Total(type=t, state=s, count=n, cost=c) for (t, s), (n, c) in sorted(found.items())]
 
     async def prune(self, before: float) -> int:
         """Remove what ended before this wall time."""

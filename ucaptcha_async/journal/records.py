@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
@@ -18,7 +18,7 @@ import attrs
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
-from ucaptcha_async.json_values import NumericId
+from ucaptcha_async.json_values import NumericId, is_unicode
 
 _NUMBER = re.compile(r"-?[0-9]{1,1000}(\.[0-9]{1,1000})?(E[+-]?[0-9]{1,2})?")  # int() refuses some thousand digits
 
@@ -170,6 +170,15 @@ class Total:
     cost: Decimal
 
 
+def added_up(counts: Iterable[tuple[str, State, Decimal | None, int]]) -> list[Total]:
+    """The totals of rows, of which each is given as type, state, cost, and how many there are of it."""
+    found: dict[tuple[str, State], tuple[int, Decimal]] = {}
+    for kind, state, cost, n in counts:
+        count, spent = found.get((kind, state), (0, Decimal(0)))
+        found[kind, state] = (count + n, spent + (cost or 0) * n)
+    return [Total(type=t, state=s, count=n, cost=c) for (t, s), (n, c) in sorted(found.items())]
+
+
 def fingerprint(api_key: str, host: str) -> str:
     """Name an account without telling its key: the same key at the same host gives the same 32 hex digits."""
     return hashlib.sha256(f"ucaptcha_async\0{host.lower()}\0{api_key}".encode()).hexdigest()[:32]
@@ -212,16 +221,8 @@ def checked_intent(intent: Intent) -> Intent:
 
 
 def _text(field: str, value: object) -> None:
-    if not isinstance(value, str) or not value or "\0" in value or not _encodes(value):
+    if not isinstance(value, str) or not value or "\0" in value or not is_unicode(value):
         raise wrong(field, value, "a str that is not empty, without NUL and lone surrogates", ConfigurationError)
-
-
-def _encodes(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @overload

@@ -13,11 +13,12 @@ from typing import Any, Literal, Self, cast
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
 
+from .base import Journal
 from .ledger import Abandoned, Accepted, Begin, Change, Finished, Forgotten, Lost, Refused, Released, TakeUp, Uncertain
-from .records import JSON, Claim, Entry, Intent, State, checked_intent, clean
+from .records import JSON, Claim, Entry, Intent, State, Total, added_up, checked_intent, clean
 
 
-class Reporting:
+class Reporting(Journal):
     """The half that all journals share."""
 
     def __init__(self, *, store_solutions: bool = False) -> None:
@@ -26,16 +27,6 @@ class Reporting:
     @abstractmethod
     async def _write(self, change: Change) -> object:
         """Apply a change, durably."""
-        raise NotImplementedError
-
-    @abstractmethod
-    async def open(self) -> None:
-        """Get ready."""
-        raise NotImplementedError
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Write what is left, and close."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
@@ -108,6 +99,10 @@ class Reporting:
     async def forget(self, submit_id: str) -> bool:
         """Give up a row by hand."""
         return cast("bool", await self._write(Forgotten(submit_id)))
+
+    async def totals(self, account: str | None = None) -> list[Total]:
+        """Counts and costs by type and state."""
+        return added_up([(entry.type, entry.state, entry.cost, 1) async for entry in self.entries(account=account)])
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a {type(self).__name__} belongs to one process and cannot be pickled")

@@ -13,7 +13,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import cache
 from itertools import chain
 from operator import attrgetter
@@ -24,7 +23,7 @@ from ucaptcha_async.errors import JournalError
 
 from . import owners
 from .ledger import Book, Change, Row, is_free
-from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, decimal_or_none, parsed, task_id_of
+from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, added_up, decimal_or_none, parsed, task_id_of
 
 T = TypeVar("T")
 
@@ -159,11 +158,6 @@ class Store:
         self._opened: list[tuple[int, int] | None] = []
         self._owner = owners.Owner(path)
 
-    @property
-    def owner(self) -> str:
-        """This process's token."""
-        return self._owner.token
-
     def open(self) -> None:
         """Connect, and mark the file as used by this process."""
         if sqlite3.sqlite_version_info < (3, 33):
@@ -242,7 +236,7 @@ class Store:
             db.execute(_save(size), list(chain.from_iterable(rows)))
 
     def _load(self, db: sqlite3.Connection, changes: Sequence[Change]) -> _Page:
-        page = _Page(self.owner, self.path)
+        page = _Page(self._owner.token, self.path)
         names = list({change.holds for change in changes if change.holds is not None})
         found = _rows(db, _BY_ID, json.dumps([change.submit_id for change in changes]))
         if names:
@@ -256,7 +250,7 @@ class Store:
         return self._guarded(lambda db: self._open_entries(_rows(db, _OPEN, after, account)))
 
     def _open_entries(self, found: Sequence[Sequence[Any]]) -> tuple[int | None, list[Entry]]:
-        page = _Page(self.owner, self.path)
+        page = _Page(self._owner.token, self.path)
         rows = [_row(values) for _, values in found]
         free = [row for row in rows if row is not None and is_free(page, row)]
         entries = [row.entry(State.UNCERTAIN if row.state is State.INTENT else None) for row in free]
@@ -280,14 +274,10 @@ class Store:
 
     def totals(self, account: str | None) -> list[Total]:
         """Counts and costs by type and state."""
-        found: dict[tuple[str, State], tuple[int, Decimal]] = {}
-        for kind, word, cost, n in self._guarded(lambda db: db.execute(_TOTALS, (account,)).fetchall()):
-            state = _STATES.get(word)
-            if state is None:
-                raise self.failure("it holds a state that this version does not know")
-            count, spent = found.get((kind or "", state), (0, Decimal(0)))
-            found[kind or "", state] = (count + n, spent + (decimal_or_none(cost) or 0) * n)
-        return [Total(type=t, state=s, count=n, cost=c) for (t, s), (n, c) in sorted(found.items())]
+        rows = self._guarded(lambda db: db.execute(_TOTALS, (account,)).fetchall())
+        if any(word not in _STATES for _, word, _, _ in rows):
+            raise self.failure("it holds a state that this version does not know")
+        return added_up((kind or "", _STATES[word], decimal_or_none(cost), n) for kind, word, cost, n in rows)
 
     def prune(self, before: float) -> int:
         """Remove some of the rows that ended before this wall time; 0 when there are none left."""
@@ -531,8 +521,8 @@ def _answer(change: Change, page: _Page, now: float) -> object:
 
 
 def _rows(db: sqlite3.Connection, query: str, *parameters: object) -> list[list[Any]]:
-    found = json.loads(db.execute(query, parameters).fetchone()[0])
-    return found if isinstance(found, list) else []
+    found: list[list[Any]] = json.loads(db.execute(query, parameters).fetchone()[0])
+    return found
 
 
 def _end(found: Sequence[Sequence[Any]]) -> int | None:

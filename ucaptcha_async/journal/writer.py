@@ -106,11 +106,6 @@ class Writer:
         self._last_size = 0
         self._last_task: int | None = None
 
-    @property
-    def kept(self) -> int:
-        """How many failed reports wait for another try."""
-        return len(self._kept)
-
     async def write(self, change: Change) -> object:
         """Commit a change and return its answer.
 

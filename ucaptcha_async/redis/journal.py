@@ -12,7 +12,6 @@ import json
 import math
 import random
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from decimal import Decimal
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -22,7 +21,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ucaptcha_async.checks import Seconds, seconds
 from ucaptcha_async.errors import ClientStateError, JournalError
-from ucaptcha_async.journal import Claim, ClaimKind, Entry, State, Total
+from ucaptcha_async.journal import Claim, ClaimKind, Entry, State
 from ucaptcha_async.journal.ledger import Abandoned, Begin, Book, Change, Released, Row, TakeUp, is_free
 from ucaptcha_async.journal.records import HOLDS_KEY, JSON, OPEN, parsed
 from ucaptcha_async.journal.reporting import Reporting
@@ -491,14 +490,6 @@ class RedisJournal(Batching[Change], Reporting):
         async for row in self._rows():
             if account in (None, row.account) and (states is None or row.state in states):
                 yield attrs.evolve(row.entry(), solution=None)
-
-    async def totals(self, account: str | None = None) -> list[Total]:
-        """Counts and costs by type and state."""
-        found: dict[tuple[str, State], tuple[int, Decimal]] = {}
-        async for entry in self.entries(account=account):
-            count, cost = found.get((entry.type, entry.state), (0, Decimal(0)))
-            found[entry.type, entry.state] = (count + 1, cost + (entry.cost or 0))
-        return [Total(type=t, state=s, count=n, cost=c) for (t, s), (n, c) in sorted(found.items())]
 
     async def prune(self, before: float) -> int:
         """Remove rows that have ended and were last changed before this wall time (Unix seconds)."""
