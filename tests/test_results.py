@@ -14,25 +14,23 @@ from typing import Any
 import attrs
 import pytest
 
-from ucaptcha_async.errors import ClientStateError, ConfigurationError, SolutionError, UnsolvableError
-from ucaptcha_async.results import (
-    Attempt,
+from ucaptcha_async.errors import Attempt, ClientStateError, ConfigurationError, SolutionError, UnsolvableError
+from ucaptcha_async.results import Outcome, SelectionMode, Status, TaskResult
+from ucaptcha_async.secrecy import SecretMapping
+from ucaptcha_async.tasks import (
     CoordinatesSolution,
     GeeTestV3Solution,
     GeeTestV4Solution,
-    Outcome,
     Point,
+    Proxy,
+    RecaptchaV2,
     RotateSolution,
-    SelectionMode,
     Solution,
-    Status,
-    TaskResult,
+    Task,
     TencentSolution,
     TextSolution,
     TokenSolution,
 )
-from ucaptcha_async.secrecy import SecretMapping
-from ucaptcha_async.tasks import Proxy, RecaptchaV2, Task
 
 V3 = {"challenge": "c", "validate": "v", "seccode": "s"}
 V4 = {"lot_number": "l", "pass_token": "p", "gen_time": "1", "captcha_output": "o"}

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ucaptcha_async import results, tasks
+from ucaptcha_async import tasks
 from ucaptcha_async.errors import InvalidTaskError, ProxyError
 from ucaptcha_async.tasks import (
     ClickCoordinates,
@@ -776,12 +776,12 @@ def test_any_json_survives_the_way(fields: dict[str, Any]) -> None:
 def test_a_subclass_gives_another_type_a_typed_solution() -> None:
     """Setting `solution_class` is all that a type of one's own needs."""
 
-    class Puzzle(Task[results.TextSolution]):
-        solution_class = results.TextSolution
+    class Puzzle(Task[tasks.TextSolution]):
+        solution_class = tasks.TextSolution
 
     task = Puzzle("PuzzleTask", a=1)
 
-    assert task.solution_class is results.TextSolution
+    assert task.solution_class is tasks.TextSolution
     assert repr(task) == "Puzzle('PuzzleTask', a=1)"
     assert task.to_wire() == {"type": "PuzzleTask", "a": 1}
 
@@ -792,17 +792,17 @@ def test_a_subclass_gives_another_type_a_typed_solution() -> None:
 def test_each_class_names_its_solution() -> None:
     """The class of the solution is known from the class of the task."""
     special = {
-        ImageToText: results.TextSolution,
-        GeeTestV3: results.GeeTestV3Solution,
-        GeeTestV4: results.GeeTestV4Solution,
-        Tencent: results.TencentSolution,
-        ClickCoordinates: results.CoordinatesSolution,
-        Rotate: results.RotateSolution,
+        ImageToText: tasks.TextSolution,
+        GeeTestV3: tasks.GeeTestV3Solution,
+        GeeTestV4: tasks.GeeTestV4Solution,
+        Tencent: tasks.TencentSolution,
+        ClickCoordinates: tasks.CoordinatesSolution,
+        Rotate: tasks.RotateSolution,
     }
 
     for task, _ in FULL:
-        assert special.get(type(task), results.TokenSolution) is task.solution_class
-    assert Task.solution_class is results.Solution
+        assert special.get(type(task), tasks.TokenSolution) is task.solution_class
+    assert Task.solution_class is tasks.Solution
 
 
 def test_documented_lifetimes() -> None:

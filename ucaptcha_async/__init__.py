@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         AccountError,
         AddressRefusedError,
         APIConnectionError,
+        Attempt,
         AuthenticationError,
         BudgetExceededError,
         ClientStateError,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .journal import Journal, MemoryJournal, SQLiteJournal
     from .pacing import RateLimiter
     from .polling import Polling
-    from .results import Attempt, Outcome, SelectionMode, Status, TaskResult
+    from .results import Outcome, SelectionMode, Status, TaskResult
     from .solving.job import Job
     from .solving.prefetch import Prefetch, PrefetchStatistics
     from .solving.statistics import ClientStatistics
@@ -73,80 +74,36 @@ if TYPE_CHECKING:
         YandexSmartCaptcha,
     )
 
+# Where a name is from. What ends in "Error" is from `errors`, and what is not listed is a task or a solution.
 _HOMES = {
-    "budget": ("Budget",),
-    "callbacks": ("CallbackReceiver", "CallbackStatistics"),
-    "client": ("AsyncClient", "Drained"),
-    "errors": (
-        "APIConnectionError",
-        "AccountError",
-        "AddressRefusedError",
-        "AuthenticationError",
-        "BudgetExceededError",
-        "ClientStateError",
-        "ConfigurationError",
-        "InsufficientBalanceError",
-        "InvalidTaskError",
-        "JournalError",
-        "NoProviderError",
-        "ProtocolError",
-        "ProxyError",
-        "RateLimitedError",
-        "ServiceError",
-        "SolutionError",
-        "SolveTimeoutError",
-        "SubmitUncertainError",
-        "TaskNotFoundError",
-        "UCaptchaError",
-        "UnsolvableError",
-        "UnsupportedTaskError",
-    ),
-    "journal": ("Journal", "MemoryJournal", "SQLiteJournal"),
-    "pacing": ("RateLimiter",),
-    "solving.prefetch": ("Prefetch", "PrefetchStatistics"),
-    "solving.stream": ("Outcomes",),
-    "polling": ("Polling",),
-    "tasks.proxy": ("Proxy",),
-    "results": ("Attempt", "Outcome", "SelectionMode", "Status", "TaskResult"),
-    "tasks.solutions": (
-        "CoordinatesSolution",
-        "GeeTestV3Solution",
-        "GeeTestV4Solution",
-        "Point",
-        "RotateSolution",
-        "Solution",
-        "TencentSolution",
-        "TextSolution",
-        "TokenSolution",
-    ),
-    "solving.job": ("Job",),
-    "solving.statistics": ("ClientStatistics",),
-    "tasks": (
-        "ClickCoordinates",
-        "FriendlyCaptcha",
-        "FunCaptcha",
-        "GeeTestV3",
-        "GeeTestV4",
-        "HCaptcha",
-        "ImageToText",
-        "MTCaptcha",
-        "RecaptchaV2",
-        "RecaptchaV2Enterprise",
-        "RecaptchaV3",
-        "Rotate",
-        "Task",
-        "Tencent",
-        "Turnstile",
-        "YandexSmartCaptcha",
-    ),
+    "AsyncClient": "client",
+    "Attempt": "errors",
+    "Budget": "budget",
+    "CallbackReceiver": "callbacks",
+    "CallbackStatistics": "callbacks",
+    "ClientStatistics": "solving.statistics",
+    "Drained": "client",
+    "Job": "solving.job",
+    "Journal": "journal",
+    "MemoryJournal": "journal",
+    "Outcome": "results",
+    "Outcomes": "solving.stream",
+    "Polling": "polling",
+    "Prefetch": "solving.prefetch",
+    "PrefetchStatistics": "solving.prefetch",
+    "RateLimiter": "pacing",
+    "SQLiteJournal": "journal",
+    "SelectionMode": "results",
+    "Status": "results",
+    "TaskResult": "results",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    home = "errors" if name.endswith("Error") else _HOMES.get(name, "tasks")
+    value: object = getattr(importlib.import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value
 

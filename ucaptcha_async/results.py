@@ -1,4 +1,4 @@
-"""What you get: solutions, one task's state, and the outcome of each task of a batch."""
+"""What you get: one task's state, and the outcome of each task of a batch."""
 
 from __future__ import annotations
 
@@ -6,47 +6,14 @@ from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 
-from .errors import Attempt as Attempt
-from .errors import UCaptchaError
+from .errors import Attempt, UCaptchaError
 from .json_values import JSON
 from .secrecy import OwnCopy, SecretMapping, hidden
-from .tasks.solutions import (
-    CoordinatesSolution,
-    Feedback,
-    GeeTestV3Solution,
-    GeeTestV4Solution,
-    Point,
-    RotateSolution,
-    Solution,
-    TencentSolution,
-    TextSolution,
-    TokenSolution,
-)
-
-if TYPE_CHECKING:
-    from .tasks.base import Task
-
-__all__ = [
-    "Attempt",
-    "CoordinatesSolution",
-    "Feedback",
-    "GeeTestV3Solution",
-    "GeeTestV4Solution",
-    "Outcome",
-    "Point",
-    "RotateSolution",
-    "SelectionMode",
-    "Solution",
-    "Status",
-    "TaskResult",
-    "TencentSolution",
-    "TextSolution",
-    "TokenSolution",
-]
+from .tasks import Solution, Task
 
 
 class Status(StrEnum):

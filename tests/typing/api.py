@@ -9,39 +9,34 @@ from pathlib import Path
 from typing import TypeVar, assert_type
 
 from ucaptcha_async import AsyncClient, Job, Prefetch, PrefetchStatistics
-from ucaptcha_async.errors import UCaptchaError
+from ucaptcha_async.errors import Attempt, UCaptchaError
 from ucaptcha_async.json_values import JSON
-from ucaptcha_async.results import (
-    Attempt,
-    CoordinatesSolution,
-    GeeTestV3Solution,
-    GeeTestV4Solution,
-    Outcome,
-    Point,
-    RotateSolution,
-    SelectionMode,
-    Solution,
-    TaskResult,
-    TencentSolution,
-    TextSolution,
-    TokenSolution,
-)
+from ucaptcha_async.results import Outcome, SelectionMode, TaskResult
 from ucaptcha_async.tasks import (
     ClickCoordinates,
+    CoordinatesSolution,
     FriendlyCaptcha,
     FunCaptcha,
     GeeTestV3,
+    GeeTestV3Solution,
     GeeTestV4,
+    GeeTestV4Solution,
     HCaptcha,
     ImageToText,
     MTCaptcha,
+    Point,
     Proxy,
     RecaptchaV2,
     RecaptchaV2Enterprise,
     RecaptchaV3,
     Rotate,
+    RotateSolution,
+    Solution,
     Task,
     Tencent,
+    TencentSolution,
+    TextSolution,
+    TokenSolution,
     Turnstile,
     YandexSmartCaptcha,
 )

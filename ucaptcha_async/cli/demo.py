@@ -15,8 +15,8 @@ from rich.table import Table
 
 from ucaptcha_async.client import AsyncClient
 from ucaptcha_async.polling import Polling
-from ucaptcha_async.results import Outcome, Solution
-from ucaptcha_async.tasks import HCaptcha, ImageToText, RecaptchaV2, RecaptchaV3, Task, Turnstile
+from ucaptcha_async.results import Outcome
+from ucaptcha_async.tasks import HCaptcha, ImageToText, RecaptchaV2, RecaptchaV3, Solution, Task, Turnstile
 from ucaptcha_async.testing.process import RunningService, running_service
 
 from .connection import JsonFlag, QuietFlag

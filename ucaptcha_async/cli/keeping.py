@@ -15,7 +15,8 @@ from rich.table import Table
 
 from ucaptcha_async.client import AsyncClient
 from ucaptcha_async.journal import Entry, SQLiteJournal, State, Total
-from ucaptcha_async.results import Outcome, Solution
+from ucaptcha_async.results import Outcome
+from ucaptcha_async.tasks import Solution
 
 from .batch.index import KeyIndex, Met
 from .batch.records import Times, record, status_of

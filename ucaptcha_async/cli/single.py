@@ -12,8 +12,8 @@ from cyclopts import Parameter
 from ucaptcha_async.client import AsyncClient
 from ucaptcha_async.errors import SolveTimeoutError
 from ucaptcha_async.events import Event, Submitted
-from ucaptcha_async.results import SelectionMode, Solution, TaskResult
-from ucaptcha_async.tasks import Task
+from ucaptcha_async.results import SelectionMode, TaskResult
+from ucaptcha_async.tasks import Solution, Task
 
 from .connection import Connection, JsonFlag, read_stdin
 from .exits import CommandError, Exit

@@ -48,9 +48,9 @@ from ucaptcha_async.events import (
 from ucaptcha_async.journal import Claim, ClaimKind, Entry
 from ucaptcha_async.json_values import NumericId
 from ucaptcha_async.polling import PollClock
-from ucaptcha_async.results import Solution, Status
+from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping, SecretStr, passwords
-from ucaptcha_async.tasks import Task
+from ucaptcha_async.tasks import Solution, Task
 from ucaptcha_async.tasks.names import Name
 from ucaptcha_async.transport.api import Answer, Unreadable, WrongTask
 from ucaptcha_async.transport.error_codes import ends_wait

@@ -29,8 +29,7 @@ from ucaptcha_async.errors import (
 )
 from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, TokenReady, TokenTaken
 from ucaptcha_async.pacing.event_loop import current
-from ucaptcha_async.results import Solution
-from ucaptcha_async.tasks import Task
+from ucaptcha_async.tasks import Solution, Task
 
 from .block import BlockTasks
 from .stock import Demand, RecentMean, level

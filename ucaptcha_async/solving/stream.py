@@ -22,8 +22,8 @@ from ucaptcha_async.journal import Entry, Journal
 from ucaptcha_async.journal import State as EntryState
 from ucaptcha_async.pacing import InFlight
 from ucaptcha_async.pacing.wait_queue import WaitQueue
-from ucaptcha_async.results import Outcome, Solution
-from ucaptcha_async.tasks import Task
+from ucaptcha_async.results import Outcome
+from ucaptcha_async.tasks import Solution, Task
 
 from .block import BlockTasks
 from .job import Job, Options, State

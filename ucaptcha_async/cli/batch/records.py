@@ -20,7 +20,8 @@ from ucaptcha_async.errors import (
     UCaptchaError,
     UnsolvableError,
 )
-from ucaptcha_async.results import Outcome, Solution
+from ucaptcha_async.results import Outcome
+from ucaptcha_async.tasks import Solution
 
 from .source import Item
 

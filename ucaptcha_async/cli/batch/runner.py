@@ -29,8 +29,8 @@ from ucaptcha_async.errors import (
 )
 from ucaptcha_async.events import Event, Failed, Solved, Submitted
 from ucaptcha_async.journal import SQLiteJournal, State
-from ucaptcha_async.results import Outcome, Solution
-from ucaptcha_async.tasks import Task
+from ucaptcha_async.results import Outcome
+from ucaptcha_async.tasks import Solution, Task
 
 from .index import KeyIndex, Met
 from .records import Times, record, status_of
