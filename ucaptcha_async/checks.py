@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
+
+import attrs
 
 from .errors import ConfigurationError, InvalidTaskError, UCaptchaError
 from .secrecy import SecretStr
 
 Seconds = float | timedelta
 """A duration: a number of seconds, or a `timedelta`."""
-
-T = TypeVar("T")
 
 
 class ClientDefault(Enum):
@@ -52,10 +52,33 @@ def describe(value: object) -> str:
     return type(value).__name__
 
 
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def must(allowed: str, test: Callable[[Any], bool], error: type[UCaptchaError] = InvalidTaskError) -> Validator:
+    """A validator of attrs: the value must pass `test`."""
+
+    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not test(value):
+            raise wrong(attribute.alias or attribute.name, value, allowed, error)
+
+    return validate
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; `True` and `False` are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number; `True` and `False` are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def seconds(field: str, value: Seconds, *, minimum: float = 0.0, allow_inf: bool = False) -> float:
     """Read a duration as seconds, or raise `ConfigurationError`."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    numeric = isinstance(number, int | float) and not isinstance(number, bool)
+    numeric = is_number(number)
     if numeric:
         try:
             number = float(number)
@@ -76,7 +99,7 @@ def time_limit(value: Seconds | ClientDefault | None, default: float = math.inf)
 
 def whole(field: str, value: int, *, minimum: int = 1, error: type[UCaptchaError] = ConfigurationError) -> int:
     """Check a whole number, or raise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+    if not is_whole(value) or value < minimum:
         raise wrong(field, value, f"a whole number of at least {minimum}", error)
     return value
 

@@ -9,7 +9,7 @@ from random import Random
 
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds, whole, wrong
+from ucaptcha_async.checks import Seconds, is_number, seconds, whole, wrong
 from ucaptcha_async.errors import ConfigurationError
 
 from .history import History, SolveTimes
@@ -52,7 +52,7 @@ def _ages(value: Sequence[Seconds] | None) -> tuple[float, ...] | None:
 
 
 def _jitter(value: float) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise wrong("jitter", value, "a number from 0 to 1", ConfigurationError)
     return float(value)
 

@@ -16,7 +16,7 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, seconds, time_limit, whole, wrong
+from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, is_number, seconds, time_limit, whole, wrong
 from ucaptcha_async.errors import (
     AccountError,
     APIConnectionError,
@@ -120,7 +120,7 @@ def _shows_a_picture(task: Task[Solution]) -> bool:
 
 
 def _share(field: str, value: float) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise wrong(field, value, "a number between 0 and 1, for example 0.95", ConfigurationError)
     return float(value)
 

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Generic, NoReturn, Self, TypeAlias, TypeVar
 
 import attrs
 
-from ucaptcha_async.checks import Seconds
+from ucaptcha_async.checks import Seconds, wrong
 from ucaptcha_async.errors import InvalidTaskError
 from ucaptcha_async.json_values import JSON, camel, copied, shown, to_json
 from ucaptcha_async.secrecy import OwnCopy, SecretMapping, hidden, masked
 
-from .fields import KEY, a_copy, a_lifetime, a_proxy, a_type, maybe, more_fields, page, type_name
+from .fields import a_copy, a_lifetime, a_type, is_key, maybe, more_fields
 from .fields import lifetime as seconds_or_none
 from .names import Name, Names, kind_of, merge
 from .proxy import Proxy
@@ -84,9 +84,9 @@ class Task(OwnCopy, Generic[S_co]):
         fields = hidden(fields)
         if "type" in fields:
             raise InvalidTaskError("type must be given once, as the first argument", field="type")
-        self.__setstate__(
-            {"_type": type_name(type or ""), "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)}
-        )
+        if not is_key(type):
+            raise wrong("type", type, "non-empty text without white space")
+        self.__setstate__({"_type": type, "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)})
 
     @classmethod
     def known_by_id(cls) -> Self:
@@ -338,18 +338,3 @@ class Widget(Task[S_co]):
 def _is_optional(field: attrs.Attribute[Any]) -> bool:
     """Whether a field need not be set, and is not taken by every service."""
     return field.init and field.default is None and field.name not in ("_type", "_life", "proxy", "extra")
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class OnPage(Widget[S_co]):
-    """A widget on a page, solved with or without a proxy."""
-
-    website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
-    proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class WithKey(OnPage[S_co]):
-    """A widget on a page, known by its site key."""
-
-    website_key: str = attrs.field(validator=KEY)

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds, split_url, wrong
+from ucaptcha_async.checks import Seconds, Validator, is_number, is_whole, must, seconds, split_url, wrong
 from ucaptcha_async.errors import ConfigurationError, InvalidTaskError, ProxyError
 from ucaptcha_async.json_values import JSON, copied, to_json
 from ucaptcha_async.secrecy import hidden
 
 from .proxy import Proxy
-
-Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-
-
-def must(allowed: str, test: Callable[[Any], bool]) -> Validator:
-    """A validator: the value must pass `test`."""
-
-    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not test(value):
-            raise wrong(attribute.alias or attribute.name, value, allowed)
-
-    return validate
 
 
 def maybe(validator: Validator) -> Validator:
@@ -38,22 +26,14 @@ def maybe(validator: Validator) -> Validator:
     return validate
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def number(low: float, high: float) -> Validator:
     """A validator: a number from `low` to `high`."""
-    return must(f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high)
+    return must(f"a number from {low:g} to {high:g}", lambda value: is_number(value) and low <= value <= high)
 
 
 def whole_number(low: int, high: int) -> Validator:
     """A validator: a whole number from `low` to `high`."""
-
-    def test(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return must(f"a whole number from {low} to {high}", test)
+    return must(f"a whole number from {low} to {high}", lambda value: is_whole(value) and low <= value <= high)
 
 
 def one_of(*words: str) -> Validator:
@@ -73,7 +53,7 @@ OBJECT = must("a mapping of JSON values", lambda value: isinstance(value, Mappin
 DOMAIN = one_of("google.com", "recaptcha.net", "www.google.com", "www.recaptcha.net")
 LENGTH = whole_number(0, 10_000)
 CLICKS = whole_number(1, 1_000)
-ANGLE = must("a number above 0, up to 360", lambda value: _is_number(value) and 0 < value <= 360)
+ANGLE = must("a number above 0, up to 360", lambda value: is_number(value) and 0 < value <= 360)
 
 # Where a field has an alias or a converter, ty sees it only with a validator of the field's own type.
 a_type: Callable[[Any, attrs.Attribute[str | None], str | None], None] = maybe(KEY)
@@ -113,13 +93,6 @@ def in_order(low_name: str, low: int | None, high_name: str, high: int | None) -
     """Check that a least value does not exceed the greatest one; 0 and `None` are no limits."""
     if low and high and low > high:
         raise wrong(high_name, high, f"at least {low_name} ({low})")
-
-
-def type_name(value: str | None) -> str | None:
-    """A converter: the name of a task type, or `None` for the usual one."""
-    if value is not None and not is_key(value):
-        raise wrong("type", value, "non-empty text without white space")
-    return value
 
 
 def lifetime(value: Seconds | None) -> float | None:

@@ -26,21 +26,18 @@ def _instructions(value: ImageSource | None) -> Image | None:
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class WithImage(Widget[S_co]):
-    """A task about an image, which is sent as bare base64."""
-
-    image: Image = attrs.field(converter=_image, metadata=sent("body", Image.to_base64))
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
 class Recognition(Widget[S_co]):
-    """A task about an image, which is sent as a `data:` URI."""
+    """A task about an image, which is sent as a `data:` URI, and what to do with it."""
 
     image: Image = attrs.field(converter=_image, metadata=sent("imageBase64", Image.to_data_uri))
+    comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
+    img_instructions: Image | None = attrs.field(
+        default=None, converter=_instructions, metadata=sent("imgInstructions", Image.to_data_uri)
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class ImageToText(WithImage[TextSolution]):
+class ImageToText(Widget[TextSolution]):
     """Text in an image. Gives a `TextSolution`, usually at once.
 
     Type `ImageToTextTask` (U: api/ucaptcha/create-task). The fields are family: anti-captcha ImageToTextTask, not
@@ -81,6 +78,7 @@ class ImageToText(WithImage[TextSolution]):
     solution_class: ClassVar[SolutionClass] = TextSolution
     type_names: ClassVar[names.Names] = names.IMAGE_TO_TEXT
 
+    image: Image = attrs.field(converter=_image, metadata=sent("body", Image.to_base64))
     phrase: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     case: bool | None = attrs.field(default=None, validator=maybe(FLAG))
     numeric: int | None = attrs.field(default=None, validator=maybe(whole_number(0, 4)))
@@ -129,10 +127,6 @@ class ClickCoordinates(Recognition[CoordinatesSolution]):
     solution_class: ClassVar[SolutionClass] = CoordinatesSolution
     type_names: ClassVar[names.Names] = names.CLICK_COORDINATES
 
-    comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
-    img_instructions: Image | None = attrs.field(
-        default=None, converter=_instructions, metadata=sent("imgInstructions", Image.to_data_uri)
-    )
     min_clicks: int | None = attrs.field(default=None, validator=maybe(CLICKS))
     max_clicks: int | None = attrs.field(default=None, validator=maybe(CLICKS))
 
@@ -173,7 +167,3 @@ class Rotate(Recognition[RotateSolution]):
     type_names: ClassVar[names.Names] = names.ROTATE
 
     angle: float | None = attrs.field(default=None, validator=maybe(ANGLE))
-    comment: str | None = attrs.field(default=None, validator=maybe(TEXT))
-    img_instructions: Image | None = attrs.field(
-        default=None, converter=_instructions, metadata=sent("imgInstructions", Image.to_data_uri)
-    )

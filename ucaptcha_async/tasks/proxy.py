@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Self
 from urllib.parse import quote, unquote
 
 import attrs
 
-from ucaptcha_async.checks import white_space, wrong
+from ucaptcha_async.checks import is_whole, must, white_space, wrong
 from ucaptcha_async.errors import ProxyError
 from ucaptcha_async.json_values import JSON
 from ucaptcha_async.secrecy import OwnCopy, SecretStr, masked
@@ -44,23 +43,13 @@ def _is_host(host: object) -> bool:
         return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
 
 
-def _is_port(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65_536
-
-
 def _is_login(value: object) -> bool:
     return value is None or (isinstance(value, str) and value != "" and value.isprintable())
 
 
-def _must(allowed: str, test: Callable[[Any], bool]) -> Any:
-    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not test(value):
-            raise wrong(attribute.name, value, allowed, ProxyError)
-
-    return validate
-
-
+_must = partial(must, error=ProxyError)
 _HOST_ALLOWED = "a host name (ASCII), an IPv4 address or an IPv6 address without brackets"
+_PORT = _must("a whole number from 1 to 65535", lambda port: is_whole(port) and 0 < port < 65_536)
 _LOGIN = _must("non-empty printable text or None", _is_login)
 
 
@@ -100,7 +89,7 @@ class Proxy(OwnCopy):
 
     scheme: Scheme = attrs.field(validator=_must("http, https, socks4 or socks5", _SCHEMES.__contains__))
     host: str = attrs.field(validator=_must(_HOST_ALLOWED, _is_host))
-    port: int = attrs.field(validator=_must("a whole number from 1 to 65535", _is_port))
+    port: int = attrs.field(validator=_PORT)
     username: str | None = attrs.field(default=None, validator=_LOGIN, repr=False)
     password: str | None = attrs.field(default=None, validator=_LOGIN, repr=False)
     spelling: Spelling | None = attrs.field(

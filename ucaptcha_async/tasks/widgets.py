@@ -17,38 +17,47 @@ import attrs
 from ucaptcha_async.json_values import JSON
 
 from . import names
-from .base import OnPage, SolutionClass, Task, WithKey, sent
-from .fields import DOMAIN, FLAG, KEY, OBJECT, TEXT, a_copy_or_none, json_object, json_text, maybe, number, page
-from .pictures import ClickCoordinates, ImageToText, Rotate
+from .base import S_co, SolutionClass, Widget, sent
+from .fields import (
+    DOMAIN,
+    FLAG,
+    KEY,
+    OBJECT,
+    TEXT,
+    a_copy_or_none,
+    a_proxy,
+    json_object,
+    json_text,
+    maybe,
+    number,
+    page,
+)
 from .proxy import Proxy
 from .solutions import GeeTestV3Solution, GeeTestV4Solution, TencentSolution, TokenSolution
-
-__all__ = [
-    "ClickCoordinates",
-    "FriendlyCaptcha",
-    "FunCaptcha",
-    "GeeTestV3",
-    "GeeTestV4",
-    "HCaptcha",
-    "ImageToText",
-    "MTCaptcha",
-    "Proxy",
-    "RecaptchaV2",
-    "RecaptchaV2Enterprise",
-    "RecaptchaV3",
-    "Rotate",
-    "Task",
-    "Tencent",
-    "Turnstile",
-    "YandexSmartCaptcha",
-]
 
 ApiDomain: TypeAlias = Literal["google.com", "recaptcha.net", "www.google.com", "www.recaptcha.net"]
 """A host that serves reCAPTCHA's script."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class RecaptchaV2(WithKey[TokenSolution]):
+class OnPage(Widget[S_co]):
+    """A widget on a page, solved with or without a proxy."""
+
+    website_url: str = attrs.field(validator=page, metadata=sent("websiteURL"))
+    proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class WithKey(OnPage[TokenSolution]):
+    """A widget on a page, known by its site key, that gives a token."""
+
+    solution_class: ClassVar[SolutionClass] = TokenSolution
+
+    website_key: str = attrs.field(validator=KEY)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class RecaptchaV2(WithKey):
     """reCAPTCHA v2, the checkbox or the invisible one. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV2TaskProxyless` (U: api/ucaptcha/create-task),
@@ -85,7 +94,6 @@ class RecaptchaV2(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.RECAPTCHA_V2
     usual_lifetime: ClassVar[float | None] = 120.0
 
@@ -97,7 +105,7 @@ class RecaptchaV2(WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class RecaptchaV2Enterprise(WithKey[TokenSolution]):
+class RecaptchaV2Enterprise(WithKey):
     """reCAPTCHA v2 Enterprise. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV2EnterpriseTaskProxyless` (family: anti-captcha),
@@ -125,7 +133,6 @@ class RecaptchaV2Enterprise(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.RECAPTCHA_V2_ENTERPRISE
     usual_lifetime: ClassVar[float | None] = 120.0
 
@@ -136,7 +143,7 @@ class RecaptchaV2Enterprise(WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class RecaptchaV3(WithKey[TokenSolution]):
+class RecaptchaV3(WithKey):
     """reCAPTCHA v3, Enterprise or not. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `RecaptchaV3TaskProxyless` (family: anti-captcha),
@@ -169,7 +176,6 @@ class RecaptchaV3(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.RECAPTCHA_V3
     usual_lifetime: ClassVar[float | None] = 120.0
 
@@ -184,7 +190,7 @@ class RecaptchaV3(WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class HCaptcha(WithKey[TokenSolution]):
+class HCaptcha(WithKey):
     """hCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `HCaptchaTaskProxyless` (family: anti-captcha), `HCaptchaTaskProxyLess`
@@ -215,7 +221,6 @@ class HCaptcha(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.HCAPTCHA
     usual_lifetime: ClassVar[float | None] = 120.0
 
@@ -227,7 +232,7 @@ class HCaptcha(WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class Turnstile(WithKey[TokenSolution]):
+class Turnstile(WithKey):
     """Cloudflare Turnstile, the widget. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `TurnstileTokenProxyLess` (U: features/x402-payments),
@@ -256,7 +261,6 @@ class Turnstile(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.TURNSTILE
     usual_lifetime: ClassVar[float | None] = 300.0
 
@@ -384,7 +388,7 @@ class FunCaptcha(OnPage[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class MTCaptcha(WithKey[TokenSolution]):
+class MTCaptcha(WithKey):
     """MTCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `MtCaptchaTaskProxyLess` (family: CapSolver), `MtCaptchaTaskProxyless`
@@ -412,7 +416,6 @@ class MTCaptcha(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.MTCAPTCHA
 
     page_action: str | None = attrs.field(default=None, validator=maybe(TEXT))
@@ -421,7 +424,7 @@ class MTCaptcha(WithKey[TokenSolution]):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class FriendlyCaptcha(WithKey[TokenSolution]):
+class FriendlyCaptcha(WithKey):
     """Friendly Captcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `FriendlyCaptchaTaskProxyless` (family: anti-captcha),
@@ -445,12 +448,11 @@ class FriendlyCaptcha(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.FRIENDLY_CAPTCHA
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
-class YandexSmartCaptcha(WithKey[TokenSolution]):
+class YandexSmartCaptcha(WithKey):
     """Yandex SmartCaptcha. Gives a `TokenSolution`.
 
     Types, in the order in which they are tried: `YandexCaptchaTaskProxyLess` (family: CapSolver),
@@ -475,7 +477,6 @@ class YandexSmartCaptcha(WithKey[TokenSolution]):
         ```
     """
 
-    solution_class: ClassVar[SolutionClass] = TokenSolution
     type_names: ClassVar[names.Names] = names.YANDEX_SMART_CAPTCHA
 
 
