@@ -156,18 +156,7 @@ class Begin(Change):
         intent = self.intent
         if book.row(intent.submit_id) is not None:
             raise JournalError(f"the intent {intent.submit_id} was begun before")
-        row = Row(
-            submit_id=intent.submit_id,
-            account=intent.account,
-            host=intent.host,
-            key=intent.key,
-            type=intent.type,
-            state=State.INTENT,
-            owner=book.owner,
-            created_at=float(intent.created_at),
-            updated_at=now,
-            context=intent.context,
-        )
+        row = Row(**attrs.asdict(intent), state=State.INTENT, owner=book.owner, updated_at=now)
         book.put(row)
         return Claim(kind=ClaimKind.NEW, entry=row.entry(), mine=True)
 

@@ -90,7 +90,7 @@ class Intent:
     type: str
     key: str | None = None
     submit_id: str = attrs.field(factory=new_id)
-    created_at: float = attrs.field(factory=time.time)
+    created_at: float = attrs.field(factory=time.time, converter=float)
     context: str | None = None
 
 

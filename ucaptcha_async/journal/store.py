@@ -287,12 +287,9 @@ class Store:
         db.execute("BEGIN IMMEDIATE")
         return db.execute(_PRUNE_SOME, (before,)).rowcount
 
-    def failure(self, reason: str) -> JournalError:
+    def failure(self, reason: str, kind: type[JournalError] = JournalError) -> JournalError:
         """An error that names the file, without its directory."""
-        return JournalError(f"the journal {self.path.name!r} failed: {reason}")
-
-    def _file_failure(self, reason: str) -> FileError:
-        return FileError(self.failure(reason).message)
+        return kind(f"the journal {self.path.name!r} failed: {reason}")
 
     def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do the work on the file that was opened, and commit it if that file is still in its place."""
@@ -309,12 +306,13 @@ class Store:
     def _verify(self) -> None:
         """Refuse to go on with a file that others no longer see."""
         if not self._opened:
-            raise self._file_failure("it is closed")
+            raise self.failure("it is closed", FileError)
         for file, opened in zip(self._files, self._opened, strict=True):
             if _identity(file) != opened:
-                raise self._file_failure(
+                raise self.failure(
                     f"{Path(file).name!r} was removed or replaced while it was open; put it back, or close the journal "
-                    "and open it again"
+                    "and open it again",
+                    FileError,
                 )
 
     def _mapped(self, work: Callable[[], T]) -> T:
@@ -324,7 +322,7 @@ class Store:
         except sqlite3.Error as error:
             failure = self._translated(error)
         except OSError as error:
-            failure = self._file_failure(error.strerror or "the file cannot be used")
+            failure = self.failure(error.strerror or "the file cannot be used", FileError)
         except (ValueError, TypeError, OverflowError, RecursionError):
             failure = self.failure("it holds data that cannot be read")
         finally:
@@ -340,7 +338,7 @@ class Store:
             return self.failure(str(error))
         if code != sqlite3.SQLITE_FULL:
             self._disconnect()  # the next call starts afresh
-        return self._file_failure(_REASONS.get(code, str(error)))
+        return self.failure(_REASONS.get(code, str(error)), FileError)
 
     def _rolled_back(self) -> None:
         if self._db is not None and self._db.in_transaction:

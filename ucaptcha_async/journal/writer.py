@@ -156,16 +156,13 @@ class Writer:
             while await self._round_trip() and self._queue and self._waiting() is None:
                 await anyio.lowlevel.checkpoint_if_cancelled()
         finally:
-            self._end_round()
+            self._flushing = False
+            self._hand_on()
 
     def _is_shared(self) -> bool:
         """Whether others write, too: who writes one line after the other, alone, does not wait between them."""
         before, self._last_task = self._last_task, anyio.get_current_task().id
         return self._last_size >= 2 or self._last_task != before
-
-    def _end_round(self) -> None:
-        self._flushing = False
-        self._hand_on()
 
     def _hand_on(self) -> bool:
         """Wake whoever is to flush next; whether there is anybody."""

@@ -40,16 +40,9 @@ class SolveTimes:
     kinds: int = attrs.field(default=64, validator=_whole)
     _histories: OrderedDict[str, History] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
-    def observe(self, task_type: str, solve_time: float, exact: bool = True, *, after: float = 0.0) -> None:
-        """Remember one solve.
-
-        Args:
-            task_type: The task's type.
-            solve_time: Seconds from acceptance to the solution.
-            exact: `False` if `solve_time` is only when it was *found* to be ready.
-            after: For `exact=False`, the last age at which it was still pending.
-        """
-        self.history(task_type).observe(solve_time if exact else after, solve_time)
+    def observe(self, task_type: str, solve_time: float) -> None:
+        """Remember one solve that was not watched: how long it took, seconds."""
+        self.history(task_type).observe(solve_time)
 
     def history(self, task_type: str) -> History:
         """The memory of one task type, made if there is none."""
@@ -113,10 +106,10 @@ class History:
         number, _ = self._watched.pop(watcher)
         self.remember(number, low, high)
 
-    def observe(self, low: float, high: float) -> None:
-        """A solve that was not watched took more than `low` and at most `high` seconds."""
+    def observe(self, solve_time: float) -> None:
+        """A solve that was not watched took so many seconds."""
         self._entered += 1
-        self.remember(self._entered, low, high)
+        self.remember(self._entered, solve_time, solve_time)
 
     def remember(self, number: int, low: float, high: float) -> None:
         """Remember the solve of this number, unless its time is absurd."""

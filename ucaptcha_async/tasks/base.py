@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Self, SupportsIndex, TypeAlias, TypeVar
 
 import attrs
 
@@ -165,20 +165,15 @@ class Task(OwnCopy, Generic[S_co]):
         A [`Proxy`][ucaptcha_async.Proxy] keeps all but its password, fields called `proxyPassword` or the like are
         left out, and `user:password@` in a URL becomes `user@`.
         """
-        state = {name: _without_password(name, value) for name, value in self.__getstate__().items()}
-        same: Self = _restore(self.__class__, state)  # type: ignore[assignment]
+        same = self.__class__.__new__(self.__class__)
+        same.__setstate__({name: _without_password(name, value) for name, value in self.__getstate__().items()})
         return same
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if _holds_password(self.to_wire()):
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        wire = self.to_wire()
+        if _without_password("", wire) != wire:
             raise TypeError("a task that holds a proxy's password is not pickled")
-        return _restore, (self.__class__, self.__getstate__())
-
-
-def _restore(cls: type[Task[Solution]], state: dict[str, object]) -> Task[Solution]:
-    task = cls.__new__(cls)
-    task.__setstate__(state)
-    return task
+        return super().__reduce_ex__(protocol)
 
 
 def _raw_fields(fields: Mapping[str, object]) -> Mapping[str, JSON]:
@@ -188,10 +183,6 @@ def _raw_fields(fields: Mapping[str, object]) -> Mapping[str, JSON]:
         del wire["proxy"]
         wire |= proxy.to_wire()
     return hidden(wire)
-
-
-def _holds_password(wire: dict[str, JSON]) -> bool:
-    return bool(_without_password("", wire) != wire)
 
 
 def _without_password(name: str, value: Any) -> Any:
