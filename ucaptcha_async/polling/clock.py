@@ -15,8 +15,6 @@ from ucaptcha_async.errors import ConfigurationError
 from .history import History, SolveTimes
 from .plans import ENOUGH, Plan
 
-__all__ = ["PollClock", "Polling", "SolveTimes"]
-
 DEAREST = 3600.0  # s; the price of a poll must stay within the reach of sums
 
 
@@ -111,7 +109,7 @@ class Polling:
             )
 
 
-@attrs.define(eq=False, init=False)
+@attrs.define(eq=False)
 class PollClock:
     """When one task is polled next: told what happens, it answers with `next_poll`.
 
@@ -134,41 +132,29 @@ class PollClock:
     """
 
     polling: Polling = attrs.field(repr=False)
-    _history: History = attrs.field(repr=False)
+    _times: SolveTimes = attrs.field(repr=False)
+    _task_type: str
     accepted_at: float
     _rng: Random = attrs.field(repr=False)
-    net: bool
-    next_poll: float
-    polls: int
-    faults: int
-    _streak: int
-    _last: float
-    _others: float
-    _pending: float
-    _watched: bool = attrs.field(repr=False)
+    net: bool = attrs.field(default=False, kw_only=True)
+    _resumed: bool = attrs.field(default=False, kw_only=True)
+    next_poll: float = attrs.field(init=False)
+    polls: int = attrs.field(default=0, init=False)
+    faults: int = attrs.field(default=0, init=False)
+    _streak: int = attrs.field(default=0, init=False)
+    _last: float = attrs.field(default=-math.inf, init=False)
+    _others: float = attrs.field(default=-math.inf, init=False)
+    _pending: float = attrs.field(default=0.0, init=False)
+    _history: History = attrs.field(init=False, repr=False)
+    _watched: bool = attrs.field(init=False, repr=False)
 
-    def __init__(
-        self,
-        polling: Polling,
-        times: SolveTimes,
-        task_type: str,
-        accepted_at: float,
-        rng: Random,
-        *,
-        net: bool = False,
-        resumed: bool = False,
-    ) -> None:
-        self.polling = attrs.evolve(polling, first=None, schedule=()) if resumed else polling
-        self._history = times.history(task_type)
-        self.accepted_at = accepted_at
-        self._rng = rng
-        self.net = net
-        self.polls = self.faults = self._streak = 0
-        self._last = self._others = -math.inf
-        self._pending = 0.0
-        self._watched = not resumed and self._history.watch(self)
-        first = 0.0 if resumed else self._first()
-        self.next_poll = accepted_at + first + self._shift(first)
+    def __attrs_post_init__(self) -> None:
+        self._history = self._times.history(self._task_type)
+        if self._resumed:
+            self.polling = attrs.evolve(self.polling, first=None, schedule=())
+        self._watched = not self._resumed and self._history.watch(self)
+        first = 0.0 if self._resumed else self._first()
+        self.next_poll = self.accepted_at + first + self._shift(first)
 
     def polled(self, now: float) -> None:
         """A poll starts."""

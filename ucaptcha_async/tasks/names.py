@@ -15,6 +15,7 @@ public pages of the services named with each entry. uCaptcha's own pages about t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import attrs
@@ -31,25 +32,25 @@ Fields: TypeAlias = Mapping[str, "Write | None"]
 """The optional fields that go with a name; `None` for those that are spelled as usual."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(eq=False)
 class Name:
     """One name for a kind of task.
 
     Attributes:
         type: What is sent as `type`.
         source: Where the name is from: `"U: …"` is a page of uCaptcha, `"family: …"` a compatible service.
-        inferred: Whether the name, or how fields are spelled with it, is only inferred.
         fields: The optional fields that it carries, and required ones that are spelled in another way.
+        inferred: Whether the name, or how fields are spelled with it, is only inferred.
         says: Fields that the name itself says, by whether they are set and not `False`.
         proxy: How a proxy is sent with it.
     """
 
     type: str
     source: str
-    inferred: bool = False
     fields: Fields = attrs.field(factory=dict, repr=False)
-    says: Mapping[str, bool] = attrs.field(factory=dict, repr=False)
-    proxy: ProxySpelling = "fields"
+    inferred: bool = attrs.field(default=False, kw_only=True)
+    says: Mapping[str, bool] = attrs.field(factory=dict, repr=False, kw_only=True)
+    proxy: ProxySpelling = attrs.field(default="fields", kw_only=True)
 
     def carries(self, values: Mapping[str, object]) -> bool:
         """Whether a task in which these optional fields are set can be sent under this name."""
@@ -158,16 +159,12 @@ _ANYSOLVER = "family: AnySolver"
 _INFERRED = "inferred"
 
 
-def _name(type: str, source: str, fields: Fields | None = None, **more: Any) -> Name:
-    return Name(type=type, source=source, fields=fields or {}, **more)
-
-
-def _token(type: str, source: str, fields: Fields | None = None, **more: Any) -> Name:
+def _token(type: str, source: str, fields: Fields = MappingProxyType({}), **more: Any) -> Name:
     """A name in the manner of uCaptcha and AnySolver, which take a proxy as one text.
 
     Source: docs/api/error-codes (`ERROR_PROXY_FORMAT`). The others document five fields, CapSolver as one of two ways.
     """
-    return _name(type, source, fields, proxy="url", **more)
+    return Name(type, source, fields, proxy="url", **more)
 
 
 def _guess(type: str) -> Name:
@@ -182,16 +179,16 @@ _V2_CAPSOLVER = _usual("is_invisible", "recaptcha_data_s_value", "page_action")
 RECAPTCHA_V2 = Names(
     kind="RecaptchaV2",
     bare=(
-        _name("RecaptchaV2TaskProxyless", "U: api/ucaptcha/create-task", _V2),
+        Name("RecaptchaV2TaskProxyless", "U: api/ucaptcha/create-task", _V2),
         _token("ReCaptchaV2TokenProxyLess", "U: getting-started/authentication", _V2_TOKEN),
-        _name("ReCaptchaV2TaskProxyLess", _CAPSOLVER, _V2_CAPSOLVER),
-        _name("NoCaptchaTaskProxyless", _ANTI_CAPTCHA, _V2),
+        Name("ReCaptchaV2TaskProxyLess", _CAPSOLVER, _V2_CAPSOLVER),
+        Name("NoCaptchaTaskProxyless", _ANTI_CAPTCHA, _V2),
     ),
     proxied=(
         _token("ReCaptchaV2Token", _ANYSOLVER, _V2_TOKEN),
-        _name("RecaptchaV2Task", _ANTI_CAPTCHA, _V2),
-        _name("ReCaptchaV2Task", _CAPSOLVER, _V2_CAPSOLVER),
-        _name("NoCaptchaTask", _ANTI_CAPTCHA, _V2),
+        Name("RecaptchaV2Task", _ANTI_CAPTCHA, _V2),
+        Name("ReCaptchaV2Task", _CAPSOLVER, _V2_CAPSOLVER),
+        Name("NoCaptchaTask", _ANTI_CAPTCHA, _V2),
     ),
 )
 
@@ -200,13 +197,13 @@ _V2_ENTERPRISE = _usual("enterprise_payload", "api_domain")
 RECAPTCHA_V2_ENTERPRISE = Names(
     kind="RecaptchaV2Enterprise",
     bare=(
-        _name("RecaptchaV2EnterpriseTaskProxyless", _ANTI_CAPTCHA, _V2_ENTERPRISE),
-        _name("ReCaptchaV2EnterpriseTaskProxyLess", _CAPSOLVER, _V2_ENTERPRISE),
+        Name("RecaptchaV2EnterpriseTaskProxyless", _ANTI_CAPTCHA, _V2_ENTERPRISE),
+        Name("ReCaptchaV2EnterpriseTaskProxyLess", _CAPSOLVER, _V2_ENTERPRISE),
         _token("ReCaptchaV2EnterpriseTokenProxyLess", _ANYSOLVER, _usual("api_domain")),
     ),
     proxied=(
-        _name("RecaptchaV2EnterpriseTask", _ANTI_CAPTCHA, _V2_ENTERPRISE),
-        _name("ReCaptchaV2EnterpriseTask", _CAPSOLVER, _V2_ENTERPRISE),
+        Name("RecaptchaV2EnterpriseTask", _ANTI_CAPTCHA, _V2_ENTERPRISE),
+        Name("ReCaptchaV2EnterpriseTask", _CAPSOLVER, _V2_ENTERPRISE),
         _token("ReCaptchaV2EnterpriseToken", _ANYSOLVER, _usual("api_domain")),
     ),
 )
@@ -219,18 +216,18 @@ _PLAIN, _ENTERPRISE = {"is_enterprise": False}, {"is_enterprise": True}
 RECAPTCHA_V3 = Names(
     kind="RecaptchaV3",
     bare=(
-        _name("RecaptchaV3TaskProxyless", _ANTI_CAPTCHA, _V3),
-        _name("ReCaptchaV3TaskProxyLess", _CAPSOLVER, _V3_CAPSOLVER, says=_PLAIN),
-        _name("ReCaptchaV3EnterpriseTaskProxyLess", _CAPSOLVER, _V3_PAYLOAD, says=_ENTERPRISE),
+        Name("RecaptchaV3TaskProxyless", _ANTI_CAPTCHA, _V3),
+        Name("ReCaptchaV3TaskProxyLess", _CAPSOLVER, _V3_CAPSOLVER, says=_PLAIN),
+        Name("ReCaptchaV3EnterpriseTaskProxyLess", _CAPSOLVER, _V3_PAYLOAD, says=_ENTERPRISE),
         _token("ReCaptchaV3TokenProxyLess", _ANYSOLVER, _V3_CAPSOLVER, says=_PLAIN),
         _token("ReCaptchaV3EnterpriseTokenProxyLess", _ANYSOLVER, _V3_CAPSOLVER, says=_ENTERPRISE),
     ),
     proxied=(
-        _name("ReCaptchaV3Task", _CAPSOLVER, _V3_CAPSOLVER, says=_PLAIN),
-        _name("ReCaptchaV3EnterpriseTask", _CAPSOLVER, _V3_PAYLOAD, says=_ENTERPRISE),
+        Name("ReCaptchaV3Task", _CAPSOLVER, _V3_CAPSOLVER, says=_PLAIN),
+        Name("ReCaptchaV3EnterpriseTask", _CAPSOLVER, _V3_PAYLOAD, says=_ENTERPRISE),
         _token("ReCaptchaV3Token", _ANYSOLVER, _V3_CAPSOLVER, says=_PLAIN),
         _token("ReCaptchaV3EnterpriseToken", _ANYSOLVER, _V3_CAPSOLVER, says=_ENTERPRISE),
-        _name("RecaptchaV3Task", _INFERRED, _V3, inferred=True),
+        Name("RecaptchaV3Task", _INFERRED, _V3, inferred=True),
     ),
 )
 
@@ -253,13 +250,13 @@ def _popular(ending: str) -> Iterator[Name]:
 HCAPTCHA = Names(
     kind="HCaptcha",
     bare=(
-        _name("HCaptchaTaskProxyless", _ANTI_CAPTCHA, _HCAPTCHA),
-        _name("HCaptchaTaskProxyLess", _CAPSOLVER, _HCAPTCHA),
+        Name("HCaptchaTaskProxyless", _ANTI_CAPTCHA, _HCAPTCHA),
+        Name("HCaptchaTaskProxyLess", _CAPSOLVER, _HCAPTCHA),
         *_popular("ProxyLess"),
         _token("HardCaptchaTokenProxyLess", _HARD, _usual("is_invisible", "user_agent"), inferred=True),
     ),
     proxied=(
-        _name("HCaptchaTask", _ANTI_CAPTCHA, _HCAPTCHA),
+        Name("HCaptchaTask", _ANTI_CAPTCHA, _HCAPTCHA),
         *_popular(""),
         _token("HardCaptchaToken", _INFERRED, _usual("is_invisible", "user_agent"), inferred=True),
     ),
@@ -275,19 +272,19 @@ TURNSTILE = Names(
     kind="Turnstile",
     bare=(
         _token("TurnstileTokenProxyLess", "U: features/x402-payments"),
-        _name("TurnstileTaskProxyless", _ANTI_CAPTCHA, _TURNSTILE),
-        _name("AntiTurnstileTaskProxyLess", _CAPSOLVER, _TURNSTILE_CAPSOLVER),
+        Name("TurnstileTaskProxyless", _ANTI_CAPTCHA, _TURNSTILE),
+        Name("AntiTurnstileTaskProxyLess", _CAPSOLVER, _TURNSTILE_CAPSOLVER),
         _token("TurnstileTokenProxyLess", "U: features/x402-payments", _TURNSTILE_GUESSED, inferred=True),
     ),
     proxied=(
         _token("TurnstileToken", _ANYSOLVER),
-        _name("TurnstileTask", _ANTI_CAPTCHA, _TURNSTILE),
+        Name("TurnstileTask", _ANTI_CAPTCHA, _TURNSTILE),
         _token("TurnstileToken", _ANYSOLVER, _TURNSTILE_GUESSED, inferred=True),
     ),
 )
 
 _TEXT = (
-    _name(
+    Name(
         "ImageToTextTask",
         "U: api/ucaptcha/create-task",
         _usual(
@@ -307,21 +304,21 @@ _GEETEST_V4_CAPSOLVER = _usual("geetest_api_server_subdomain", gt=_as("gt", "cap
 GEETEST_V3 = Names(
     kind="GeeTest",
     bare=(
-        _name("GeeTestTaskProxyless", _ANTI_CAPTCHA, _GEETEST_V3),
-        _name("GeeTestTaskProxyLess", _CAPSOLVER, _GEETEST_V3_CAPSOLVER),
+        Name("GeeTestTaskProxyless", _ANTI_CAPTCHA, _GEETEST_V3),
+        Name("GeeTestTaskProxyLess", _CAPSOLVER, _GEETEST_V3_CAPSOLVER),
         _guess("GeeTestV3TokenProxyLess"),
     ),
-    proxied=(_name("GeeTestTask", _ANTI_CAPTCHA, _GEETEST_V3), _guess("GeeTestV3Token")),
+    proxied=(Name("GeeTestTask", _ANTI_CAPTCHA, _GEETEST_V3), _guess("GeeTestV3Token")),
 )
 
 GEETEST_V4 = Names(
     kind="GeeTest",
     bare=(
-        _name("GeeTestTaskProxyless", _ANTI_CAPTCHA, _GEETEST_V4),
-        _name("GeeTestTaskProxyLess", _CAPSOLVER, _GEETEST_V4_CAPSOLVER),
+        Name("GeeTestTaskProxyless", _ANTI_CAPTCHA, _GEETEST_V4),
+        Name("GeeTestTaskProxyLess", _CAPSOLVER, _GEETEST_V4_CAPSOLVER),
         _guess("GeeTestV4TokenProxyLess"),
     ),
-    proxied=(_name("GeeTestTask", _ANTI_CAPTCHA, _GEETEST_V4), _guess("GeeTestV4Token")),
+    proxied=(Name("GeeTestTask", _ANTI_CAPTCHA, _GEETEST_V4), _guess("GeeTestV4Token")),
 )
 
 _ARKOSE = _usual("funcaptcha_api_js_subdomain", "data")
@@ -329,63 +326,63 @@ _ARKOSE = _usual("funcaptcha_api_js_subdomain", "data")
 FUNCAPTCHA = Names(
     kind="FunCaptcha",
     bare=(
-        _name("FunCaptchaTaskProxyless", _ANTI_CAPTCHA, _ARKOSE),
-        _name("FunCaptchaTaskProxyLess", _CAPSOLVER, _ARKOSE),
+        Name("FunCaptchaTaskProxyless", _ANTI_CAPTCHA, _ARKOSE),
+        Name("FunCaptchaTaskProxyLess", _CAPSOLVER, _ARKOSE),
         _guess("FunCaptchaTokenProxyLess"),
     ),
-    proxied=(_name("FunCaptchaTask", _ANTI_CAPTCHA, _ARKOSE), _guess("FunCaptchaToken")),
+    proxied=(Name("FunCaptchaTask", _ANTI_CAPTCHA, _ARKOSE), _guess("FunCaptchaToken")),
 )
 
-_MT_CAPMONSTER = _name("MTCaptchaTask", _CAPMONSTER, _usual("page_action", "is_invisible", "user_agent"))
+_MT_CAPMONSTER = Name("MTCaptchaTask", _CAPMONSTER, _usual("page_action", "is_invisible", "user_agent"))
 
 MTCAPTCHA = Names(
     kind="MTCaptcha",
     bare=(
-        _name("MtCaptchaTaskProxyLess", _CAPSOLVER),
-        _name("MtCaptchaTaskProxyless", _2CAPTCHA),
+        Name("MtCaptchaTaskProxyLess", _CAPSOLVER),
+        Name("MtCaptchaTaskProxyless", _2CAPTCHA),
         _MT_CAPMONSTER,
         _guess("MTCaptchaTokenProxyLess"),
     ),
-    proxied=(_name("MtCaptchaTask", _CAPSOLVER), _MT_CAPMONSTER, _guess("MTCaptchaToken")),
+    proxied=(Name("MtCaptchaTask", _CAPSOLVER), _MT_CAPMONSTER, _guess("MTCaptchaToken")),
 )
 
 FRIENDLY_CAPTCHA = Names(
     kind="FriendlyCaptcha",
-    bare=(_name("FriendlyCaptchaTaskProxyless", _ANTI_CAPTCHA), _guess("FriendlyCaptchaTokenProxyLess")),
-    proxied=(_name("FriendlyCaptchaTask", _ANTI_CAPTCHA), _guess("FriendlyCaptchaToken")),
+    bare=(Name("FriendlyCaptchaTaskProxyless", _ANTI_CAPTCHA), _guess("FriendlyCaptchaTokenProxyLess")),
+    proxied=(Name("FriendlyCaptchaTask", _ANTI_CAPTCHA), _guess("FriendlyCaptchaToken")),
 )
 
 YANDEX_SMART_CAPTCHA = Names(
     kind="YandexSmartCaptcha",
     bare=(
-        _name("YandexCaptchaTaskProxyLess", _CAPSOLVER),
-        _name("YandexSmartCaptchaTaskProxyless", _INFERRED, inferred=True),
+        Name("YandexCaptchaTaskProxyLess", _CAPSOLVER),
+        Name("YandexSmartCaptchaTaskProxyless", _INFERRED, inferred=True),
         _guess("YandexCaptchaTokenProxyLess"),
     ),
     proxied=(
-        _name("YandexCaptchaTask", _INFERRED, inferred=True),
-        _name("YandexSmartCaptchaTask", _INFERRED, inferred=True),
+        Name("YandexCaptchaTask", _INFERRED, inferred=True),
+        Name("YandexSmartCaptchaTask", _INFERRED, inferred=True),
         _guess("YandexCaptchaToken"),
     ),
 )
 
 TENCENT = Names(
     kind="Tencent",
-    bare=(_name("TencentTaskProxyless", _2CAPTCHA, _usual("captcha_script")), _guess("TencentTokenProxyLess")),
-    proxied=(_name("TencentTask", _2CAPTCHA, _usual("captcha_script")), _guess("TencentToken")),
+    bare=(Name("TencentTaskProxyless", _2CAPTCHA, _usual("captcha_script")), _guess("TencentTokenProxyLess")),
+    proxied=(Name("TencentTask", _2CAPTCHA, _usual("captcha_script")), _guess("TencentToken")),
 )
 
 _2CAPTCHA_IMAGES = {"image": _image_as("body"), "img_instructions": _image_as("imgInstructions")}
 _CLICKS = (
-    _name("CoordinatesRecognition", _ANYSOLVER, _usual("comment", "img_instructions", "min_clicks", "max_clicks")),
-    _name("CoordinatesTask", _2CAPTCHA, _usual("comment", "min_clicks", "max_clicks", **_2CAPTCHA_IMAGES)),
+    Name("CoordinatesRecognition", _ANYSOLVER, _usual("comment", "img_instructions", "min_clicks", "max_clicks")),
+    Name("CoordinatesTask", _2CAPTCHA, _usual("comment", "min_clicks", "max_clicks", **_2CAPTCHA_IMAGES)),
 )
 
 CLICK_COORDINATES = Names(kind="ClickCoordinates", bare=_CLICKS, proxied=_CLICKS)
 
 _ANGLES = (
-    _name("RotateRecognition", _ANYSOLVER, _usual("angle", "comment", "img_instructions")),
-    _name("RotateTask", _2CAPTCHA, _usual("angle", "comment", **_2CAPTCHA_IMAGES)),
+    Name("RotateRecognition", _ANYSOLVER, _usual("angle", "comment", "img_instructions")),
+    Name("RotateTask", _2CAPTCHA, _usual("angle", "comment", **_2CAPTCHA_IMAGES)),
 )
 
 ROTATE = Names(kind="Rotate", bare=_ANGLES, proxied=_ANGLES)
