@@ -137,7 +137,7 @@ class PollClock:
     accepted_at: float
     _rng: Random = attrs.field(repr=False)
     net: bool = attrs.field(default=False, kw_only=True)
-    _resumed: bool = attrs.field(default=False, kw_only=True)
+    _resumed: bool = attrs.field(default=False, alias="resumed", kw_only=True)
     next_poll: float = attrs.field(init=False)
     polls: int = attrs.field(default=0, init=False)
     faults: int = attrs.field(default=0, init=False)
