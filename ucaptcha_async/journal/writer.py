@@ -156,8 +156,11 @@ class Writer:
             while await self._round_trip() and self._queue and self._waiting() is None:
                 await anyio.lowlevel.checkpoint_if_cancelled()
         finally:
-            self._flushing = False
-            self._hand_on()
+            self._end_round()
+
+    def _end_round(self) -> None:
+        self._flushing = False
+        self._hand_on()
 
     def _is_shared(self) -> bool:
         """Whether others write, too: who writes one line after the other, alone, does not wait between them."""
