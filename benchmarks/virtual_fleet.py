@@ -208,6 +208,7 @@ class Line:
             sent_at=sent_at,
             received_at=self.clock(),
             first=True,
+            repeated=False,
             discard=lambda: None,
         )
 
