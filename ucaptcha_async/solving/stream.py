@@ -15,6 +15,7 @@ from ucaptcha_async.errors import (
     BudgetExceededError,
     ClientStateError,
     ConfigurationError,
+    JournalError,
     SubmitUncertainError,
     UCaptchaError,
 )
@@ -266,8 +267,10 @@ def recover(session: Session, options: Options, width: int) -> Outcomes[Entry, S
 async def _open(journal: Journal, account: str) -> AsyncIterator[Entry]:
     for entry in await journal.open_entries(account):
         taken = None
-        with anyio.move_on_after(LAST_WRITE, shield=True):  # what is taken up must come to a job, which can leave it
+        with anyio.move_on_after(LAST_WRITE, shield=True) as limit:  # what is taken up must come to a job, to be left
             taken = await journal.take_up(entry)
+        if limit.cancelled_caught:
+            raise JournalError(f"the journal did not let an entry be taken up within {LAST_WRITE:g} s")
         if taken is not None:
             yield taken
 
