@@ -176,8 +176,7 @@ class _AsyncioSignal:
 
     def set(self) -> None:
         self._is_set = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        wake(self._waiter)
 
     def is_set(self) -> bool:
         return self._is_set
@@ -197,7 +196,7 @@ def _sleeper(loop: asyncio.AbstractEventLoop) -> Callable[[float], Awaitable[Non
         if seconds <= 0:
             return await asyncio.sleep(0)
         future: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, _wake, future, context=context)
+        timer = loop.call_later(seconds, wake, future, context=context)
         try:
             return await future
         finally:
@@ -206,9 +205,10 @@ def _sleeper(loop: asyncio.AbstractEventLoop) -> Callable[[float], Awaitable[Non
     return sleep
 
 
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def wake(waiter: asyncio.Future[None] | None) -> None:
+    """Let whoever awaits a future of asyncio go on, if there is one, and it does not already."""
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
 
 
 def _spawn_in_asyncio(

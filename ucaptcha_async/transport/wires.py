@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
+from ucaptcha_async.pacing.event_loop import wake
+
 CHUNK = 65_536
 """Bytes of one read."""
 
@@ -94,12 +96,12 @@ class AsyncioWire(asyncio.Protocol):
         if self._unread > MAX_UNREAD and not self._paused_reading:
             self._paused_reading = True
             self._transport.pause_reading()
-        _wake(self._reader)
+        wake(self._reader)
 
     def eof_received(self) -> None:
         """The peer sends nothing more: the transport closes by itself."""
         self._ended = True
-        _wake(self._reader)
+        wake(self._reader)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end. What came before a failed write, the event loop has not read: it may be an answer."""
@@ -110,7 +112,7 @@ class AsyncioWire(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         for waiter in (self._reader, self._writer, self._closed):
-            _wake(waiter)
+            wake(waiter)
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
@@ -119,7 +121,7 @@ class AsyncioWire(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has caught up."""
         self._paused_writing = False
-        _wake(self._writer)
+        wake(self._writer)
 
     async def send(self, data: bytes) -> None:
         """Write all of it."""
@@ -183,8 +185,8 @@ class AsyncioWire(asyncio.Protocol):
             self._set_timer()
             return
         self._expired = True
-        _wake(self._reader)
-        _wake(self._writer)
+        wake(self._reader)
+        wake(self._writer)
 
     async def aclose(self) -> None:
         """Close it."""
@@ -377,11 +379,6 @@ def expirer(wire: Wire) -> Callable[[float], None] | None:
     while isinstance(wire, TLSWire):
         wire = wire.wire
     return wire.expire_at if isinstance(wire, AsyncioWire) else None
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
 
 
 def _text(error: BaseException) -> str:
