@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
-import ipaddress
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +15,7 @@ import attrs
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
+from benchmarks import ways
 from tests.helpers import KEY
 from ucaptcha_async.pacing import Limiter, RateLimiter
 from ucaptcha_async.secrecy import SecretBytes
@@ -158,31 +157,7 @@ class Certificate:
 @functools.cache
 def certificate() -> Certificate:
     """A self-signed certificate, and the TLS settings of both sides."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = Path(tempfile.mkdtemp()) / "certificate.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    path = ways.certificate(Path(tempfile.mkdtemp()))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return Certificate(context, ssl.create_default_context(cafile=str(path)), path)
