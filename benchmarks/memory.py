@@ -59,16 +59,8 @@ async def _count(way: str, url: str, key: str) -> dict[str, Any]:
     running: list[asyncio.Task[Any]] = []
     async with _way(way, url, key) as (start, waiting):
         group = _PlainTasks(running)
-        started = 0
         for stage in (200, 1_000, 2_000):  # the first opens the connections
-            while started < stage:
-                if started - waiting() < AHEAD:
-                    await start(group, started)
-                    started += 1
-                else:
-                    await anyio.sleep(0.001)
-            while waiting() < stage:  # noqa: ASYNC110 - an event would have to live in the client
-                await anyio.sleep(0.01)
+            await _wait_until(stage, start, waiting, group)
             await anyio.sleep(0.1)
             gc.collect()
             counts.append(len(gc.get_objects()))
@@ -76,6 +68,21 @@ async def _count(way: str, url: str, key: str) -> dict[str, Any]:
             task.cancel()
         await asyncio.wait(running)
     return {"each": (counts[2] - counts[1]) / 1_000}
+
+
+async def _wait_until(stage: int, start: Start, waiting: Callable[[], int], group: Any) -> None:
+    """Start solves until `stage` wait; all that were started before wait already."""
+    import anyio
+
+    started = waiting()
+    while started < stage:
+        if started - waiting() < AHEAD:
+            await start(group, started)
+            started += 1
+        else:
+            await anyio.sleep(0.001)
+    while waiting() < stage:  # noqa: ASYNC110 - an event would have to live in the client
+        await anyio.sleep(0.01)
 
 
 class _PlainTasks:
@@ -93,16 +100,8 @@ async def _weigh(way: str, url: str, key: str, count: int) -> dict[str, Any]:
 
     weights: list[int] = []
     async with _way(way, url, key) as (start, waiting), anyio.create_task_group() as group:
-        started = 0
         for stage in (FIRST, count):
-            while started < stage:
-                if started - waiting() < AHEAD:
-                    await start(group, started)
-                    started += 1
-                else:
-                    await anyio.sleep(0.001)
-            while waiting() < stage:  # noqa: ASYNC110 - an event would have to live in the client
-                await anyio.sleep(0.01)
+            await _wait_until(stage, start, waiting, group)
             gc.collect()
             weights.append(memory())
         group.cancel_scope.cancel()
