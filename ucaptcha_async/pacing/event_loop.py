@@ -12,7 +12,7 @@ import contextvars
 import functools
 import math
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol
 
 import anyio
@@ -34,6 +34,18 @@ class Signal(Protocol):
 
     def wait(self) -> Awaitable[None]:
         """Wait until it is set; a checkpoint only if it is not."""
+        ...
+
+
+class Alarm(Awaitable[None], Protocol):
+    """A time that one task waits for, by `await`. A checkpoint in any case."""
+
+    def ring(self) -> None:
+        """Let the waiter go on now."""
+        ...
+
+    def off(self) -> None:
+        """Forget the time. Whoever has waited calls this, however the wait has ended."""
         ...
 
 
@@ -61,6 +73,7 @@ class EventLoop:
         identity: What is the same as long as it is the same loop.
         time: The loop's clock, in seconds.
         sleep: Sleeps for seconds; a checkpoint even for 0.
+        alarm: Sets an alarm for a time of the loop's clock.
         spawn: Starts a task that no cancel scope around the caller reaches. At its end it calls `ended(key, error)`:
             `None` for a good end, `Stopped` for a cancelled one. Whoever starts it keeps what is returned, and waits
             for that call.
@@ -72,6 +85,7 @@ class EventLoop:
     identity: object
     time: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
+    alarm: Callable[[float], Alarm]
     spawn: Spawn = attrs.field(repr=False)
     call_soon: Callable[[Callable[[], object]], object] = attrs.field(repr=False)
     runs_here: Callable[[], bool] = attrs.field(repr=False)
@@ -121,7 +135,9 @@ def current() -> EventLoop:
         def runs_in_trio() -> bool:
             return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token
 
-        return EventLoop(token, trio.current_time, trio.sleep, _spawn_in_trio, token.run_sync_soon, runs_in_trio, True)
+        return EventLoop(
+            token, trio.current_time, trio.sleep, _TrioAlarm, _spawn_in_trio, token.run_sync_soon, runs_in_trio, True
+        )
     loop = asyncio.get_running_loop()
 
     def runs_in_asyncio() -> bool:
@@ -130,8 +146,12 @@ def current() -> EventLoop:
         except RuntimeError:
             return False
 
-    sleep, spawn = _sleeper(loop), functools.partial(_spawn_in_asyncio, loop)
-    return EventLoop(loop, loop.time, sleep, spawn, loop.call_soon_threadsafe, runs_in_asyncio, False)
+    # One context for all that needs none: else there is a copy for each timer and each task.
+    context = contextvars.copy_context()
+    alarm = functools.partial(_AsyncioAlarm, loop, context)
+    spawn = functools.partial(_spawn_in_asyncio, loop, context)
+    sleep = functools.partial(_sleep_in_asyncio, loop, alarm)
+    return EventLoop(loop, loop.time, sleep, alarm, spawn, loop.call_soon_threadsafe, runs_in_asyncio, False)
 
 
 def signal() -> Signal:
@@ -188,21 +208,57 @@ class _AsyncioSignal:
         return self._waiter
 
 
-def _sleeper(loop: asyncio.AbstractEventLoop) -> Callable[[float], Awaitable[None]]:
-    """`asyncio.sleep`, without a copy of the context for each timer."""
-    context = contextvars.copy_context()
+class _AsyncioAlarm:
+    __slots__ = ("_future", "_timer")
 
-    async def sleep(seconds: float) -> None:
-        if seconds <= 0:
-            return await asyncio.sleep(0)
-        future: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, wake, future, context=context)
-        try:
-            return await future
-        finally:
-            timer.cancel()
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context, when: float) -> None:
+        self._future: asyncio.Future[None] = loop.create_future()
+        self._timer = loop.call_at(when, wake, self._future, context=context)
 
-    return sleep
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._future.__await__()
+
+    def ring(self) -> None:
+        wake(self._future)
+
+    def off(self) -> None:
+        self._timer.cancel()
+
+
+class _TrioAlarm:
+    __slots__ = ("_scope",)
+
+    def __init__(self, when: float) -> None:
+        import trio
+
+        self._scope = trio.CancelScope(deadline=when)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        import trio
+
+        with self._scope:
+            await trio.sleep_forever()
+
+    def ring(self) -> None:
+        self._scope.cancel()
+
+    def off(self) -> None:
+        pass
+
+
+async def _sleep_in_asyncio(
+    loop: asyncio.AbstractEventLoop, alarm: Callable[[float], _AsyncioAlarm], seconds: float
+) -> None:
+    if seconds <= 0:
+        return await asyncio.sleep(0)
+    wait = alarm(loop.time() + seconds)
+    try:
+        await wait
+    finally:
+        wait.off()
 
 
 def wake(waiter: asyncio.Future[None] | None) -> None:
@@ -212,11 +268,15 @@ def wake(waiter: asyncio.Future[None] | None) -> None:
 
 
 def _spawn_in_asyncio(
-    loop: asyncio.AbstractEventLoop, way: Coroutine[Any, Any, object], ended: Ended, key: Any
+    loop: asyncio.AbstractEventLoop,
+    context: contextvars.Context,
+    way: Coroutine[Any, Any, object],
+    ended: Ended,
+    key: Any,
 ) -> Running:
     task = loop.create_task(way)
     # Not in the task itself: asyncio does not even start a task that is cancelled at once.
-    task.add_done_callback(functools.partial(_tell, ended, key))
+    task.add_done_callback(functools.partial(_tell, ended, key), context=context)
     return task
 
 

@@ -58,6 +58,7 @@ from ucaptcha_async.transport.error_codes import ends_wait
 from .lease import End, Fate, Lease
 from .session import Session, noted
 from .submit import submit
+from .time_limit import TimeIsUp, TimeLimited
 
 S = TypeVar("S", bound=Solution)
 T = TypeVar("T")
@@ -111,7 +112,7 @@ _DOING = {State.QUEUED: "in the queue", State.SUBMITTING: "while submitting", St
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=True)
-class Job(Generic[S]):
+class Job(TimeLimited, Generic[S]):
     """A task that the service has accepted: wait for it now, later, or in another process.
 
     Attributes:
@@ -140,7 +141,6 @@ class Job(Generic[S]):
     from_journal: bool = False
     maybe_charged: bool = False
     other_name: str | None = None
-    scope: anyio.CancelScope | None = None
     watchers: anyio.Event | None = None
     handed_out: bool = False
     answerable: bool = False
@@ -170,7 +170,7 @@ class Job(Generic[S]):
         """
         if self.solution is not None:
             return self.solution
-        if self.scope is not None:
+        if self in self.session.running:
             message = "another task is waiting for this job already"
             raise ClientStateError(message, task_id=self.task_id, charged=self.charged)
         allowed = time_limit(timeout, self.options.timeout)
@@ -198,11 +198,14 @@ class Job(Generic[S]):
         session = self.session
         session.running.add(self)
         self.called_at = session.loop.time()
+        self.deadline, self.stopped = self.called_at + timeout, False
         if self.state is State.WAITING and not self.told:
             self._tell_start()
         try:
-            with anyio.CancelScope(deadline=self.called_at + timeout) as self.scope:
+            try:
                 return await way
+            except TimeIsUp:
+                pass
             raise self._stopped(timeout)
         except UCaptchaError as error:
             self._failed(error)
@@ -211,7 +214,6 @@ class Job(Generic[S]):
             self._broken_off(error)
             raise
         finally:
-            self.scope = None
             session.stopped_running(self)
 
     async def solve(self) -> S:
@@ -229,8 +231,12 @@ class Job(Generic[S]):
         """Go one way while no other call with the same key does."""
         assert self.key is not None
         try:
-            async with self.session.alone_with(self.key):
+            with self.in_time():
+                await self.session.take_key(self.key)
+            try:
                 return await way
+            finally:
+                self.session.leave_key(self.key)
         finally:
             way.close()  # a coroutine that was never awaited would complain
 
@@ -239,7 +245,8 @@ class Job(Generic[S]):
         resubmits = MAX_RESUBMITS if self.session.on_uncertain == "resubmit" else 0
         while True:
             try:
-                return await self._submit_once(attempt)
+                with self.in_time():
+                    return await self._submit_once(attempt)
             except SubmitUncertainError as error:
                 # A task that the answer names is waited for rather than paid for again.
                 if not resubmits or error.task_id is not None:
@@ -276,7 +283,7 @@ class Job(Generic[S]):
             raise
 
     async def wait_for_end(self) -> S:
-        """Wait for a task that the service has, without a deadline of its own."""
+        """Wait for a task that the service has, until the deadline."""
         session = self.session
         self.state = State.WAITING
         session.tally.waiting += 1
@@ -286,7 +293,18 @@ class Job(Generic[S]):
             if self.answer is None:
                 await self._watch_others()
             if self.answer is None:
-                self.answer = await self._poll()
+                clock = self._start_polling()
+                while self.answer is None:
+                    if clock.net or clock.stretched:
+                        await self._until_brought_forward(clock)
+                    due = self._due(clock)
+                    try:
+                        await self.set_alarm(session.loop, due)
+                    finally:
+                        self.clear_alarm()
+                    self.check_time(due)
+                    self.answer = await self._asked(clock)
+                self._stop_polling()
             return await self._settle(self.answer)
         except UCaptchaError as error:
             await self._ended(error)
@@ -295,6 +313,7 @@ class Job(Generic[S]):
             await self._close(Fate.PARKED)
             raise
         finally:
+            self._stop_polling()
             session.tally.waiting -= 1
             if session.callbacks is not None and self.task_id is not None:
                 session.callbacks.forget(self.task_id)
@@ -407,47 +426,51 @@ class Job(Generic[S]):
         asking = self.session.asking
         while (other := asking.get(self.task_id)) is not None:
             other.watchers = other.watchers or anyio.Event()
-            await other.watchers.wait()
+            with self.in_time():
+                await other.watchers.wait()
             if other.answer is not None:
                 self.answer, self.unsolved_at = other.answer, other.unsolved_at
                 return
 
-    async def _poll(self) -> Answer:
-        """Ask until the task has ended."""
-        session, clock, task_id = self.session, self._schedule(), self.task_id
-        assert task_id is not None
-        session.asking[task_id] = self
+    def _start_polling(self) -> PollClock:
+        assert self.task_id is not None
+        self.session.asking[self.task_id] = self
+        return self._schedule()
+
+    def _stop_polling(self) -> None:
+        session, task_id = self.session, self.task_id
+        if task_id is None or self.clock is None or session.asking.get(task_id) is not self:
+            return
+        del session.asking[task_id]
+        session.leave(task_id, self.clock.next_poll)
+        if self.watchers is not None:
+            self.watchers.set()
+            self.watchers = None
+
+    async def _asked(self, clock: PollClock) -> Answer | None:
+        """Ask once. Returns the answer if it is the last one."""
+        session = self.session
+        assert self.task_id is not None
+        exchange = self.exchange = session.api.get_task_result(self.task_id, self.secrets)
+        session.tally.polls += 1
         try:
-            while True:
-                if clock.net or clock.stretched:
-                    await self._until_brought_forward(clock)
-                await session.loop.sleep(max(0.0, self._due(clock) - session.loop.time()))
-                exchange = self.exchange = session.api.get_task_result(self.task_id or task_id, self.secrets)
-                session.tally.polls += 1
-                try:
-                    with session.telling(self, exchange):
-                        answer = await session.api.ask(exchange, self.other_name)
-                except UCaptchaError as error:
-                    clock.polled(exchange.sent_at or session.loop.time())
-                    ends = isinstance(error, ClientStateError) or (exchange.in_protocol and ends_wait(exchange.code))
-                    if ends and not self._respelled(error):
-                        raise
-                    self._late(clock, error)
-                except BaseException:
-                    if exchange.sent_at is not None:
-                        clock.interrupted(exchange.sent_at)
-                    raise
-                else:
-                    if self._heard(clock, answer):
-                        return answer
-                self.exchange = None
+            with self.in_time(), session.telling(self, exchange):
+                answer = await session.api.ask(exchange, self.other_name)
+        except UCaptchaError as error:
+            clock.polled(exchange.sent_at or session.loop.time())
+            ends = isinstance(error, ClientStateError) or (exchange.in_protocol and ends_wait(exchange.code))
+            if ends and not self._respelled(error):
+                raise
+            self._late(clock, error)
+        except BaseException:
+            if exchange.sent_at is not None:
+                clock.interrupted(exchange.sent_at)
+            raise
+        else:
+            return answer if self._heard(clock, answer) else None
         finally:
-            del session.asking[task_id]
             self.exchange = None
-            session.leave(task_id, clock.next_poll)
-            if self.watchers is not None:
-                self.watchers.set()
-                self.watchers = None
+        return None
 
     def _schedule(self) -> PollClock:
         session = self.session
@@ -464,20 +487,20 @@ class Job(Generic[S]):
 
     def _due(self, clock: PollClock) -> float:
         """When the next poll is due; one comes just before the deadline, if the next would come after it."""
-        deadline = self.scope.deadline if self.scope is not None else clock.next_poll
-        if clock.next_poll >= deadline:
-            last = max(clock.earliest, deadline - LAST_CHANCE)
-            return last if last < deadline else clock.next_poll
+        if clock.next_poll >= self.deadline:
+            last = max(clock.earliest, self.deadline - LAST_CHANCE)
+            return last if last < self.deadline else clock.next_poll
         return clock.next_poll
 
     async def _until_brought_forward(self, clock: PollClock) -> None:
         """Wait for the next poll, or for a callback or a good answer to somebody else that brings it forward."""
         session, callbacks = self.session, self.session.callbacks
-        if clock.stretched:
-            if await session.until_reached(self._due(clock) - session.loop.time()):
-                clock.brought_back(session.loop.time())
-        elif callbacks is not None and await callbacks.wait_until(self.task_id or "", self._due(clock)):
-            clock.hinted(session.loop.time())
+        with self.in_time():
+            if clock.stretched:
+                if await session.until_reached(self._due(clock) - session.loop.time()):
+                    clock.brought_back(session.loop.time())
+            elif callbacks is not None and await callbacks.wait_until(self.task_id or "", self._due(clock)):
+                clock.hinted(session.loop.time())
 
     def _heard(self, clock: PollClock, answer: Answer) -> bool:
         """Take a poll's answer in. `True` if it is the last one."""
@@ -624,11 +647,6 @@ class Job(Generic[S]):
             return None if self.fate is Fate.UNCERTAIN else True
         sent = self.state is State.SUBMITTING and self.exchange is not None and self.exchange.sent
         return None if self.maybe_charged or (sent and self.fate is None) else False
-
-    def stop(self) -> None:
-        """End what runs, because the client closes."""
-        if self.scope is not None:
-            self.scope.cancel()
 
     def _stopped(self, timeout: float) -> UCaptchaError:
         if self.session.ends is not None:

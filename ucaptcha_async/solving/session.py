@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -267,18 +267,25 @@ class Session:
         """When a task may be asked for, after an earlier wait for it was given up."""
         return self._left.pop(task_id, -math.inf)
 
-    @asynccontextmanager
-    async def alone_with(self, key: str) -> AsyncIterator[None]:
-        """One solve of a key at a time, so that the second finds what the first has done."""
+    async def take_key(self, key: str) -> None:
+        """Wait until no other call has the key, so that it finds what the others have done; then `leave_key`."""
         entry = self._keys.setdefault(key, [anyio.Lock(), 0])
         entry[1] += 1
         try:
-            async with entry[0]:
-                yield
-        finally:
-            entry[1] -= 1
-            if not entry[1]:
-                del self._keys[key]
+            await entry[0].acquire()
+        except BaseException:
+            self._forget_key(key)
+            raise
+
+    def leave_key(self, key: str) -> None:
+        """Let the next call with the key go on."""
+        self._keys[key][0].release()
+        self._forget_key(key)
+
+    def _forget_key(self, key: str) -> None:
+        self._keys[key][1] -= 1
+        if not self._keys[key][1]:
+            del self._keys[key]
 
     # --- what must happen whatever happens ----------------------------------------------------------------------------
 
