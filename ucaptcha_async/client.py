@@ -28,7 +28,7 @@ from .results import Outcome, SelectionMode, TaskResult
 from .secrecy import SecretStr
 from .solving import type_search
 from .solving.job import Job, Options, State, feedback
-from .solving.session import OnUncertain, Session
+from .solving.session import SUBMITS_AHEAD, OnUncertain, Session
 from .solving.statistics import ClientStatistics, gather_statistics
 from .solving.stream import Outcomes, outcome_of, recover
 from .tasks import Solution, Task
@@ -242,7 +242,9 @@ class AsyncClient:
             session.loop = loop = current()
             session.api.clock, session.breaker.loop = loop.time, loop
             session.budget = LocalBudget(self._budget, loop.time) if isinstance(self._budget, Budget) else self._budget
-            session.api.sender = self._open_sender(clock=loop.time, on_extra_bytes=session.distrusted)
+            session.api.sender = sender = self._open_sender(clock=loop.time, on_extra_bytes=session.distrusted)
+            if (own := sender.statistics()) is not None:  # a client of the caller's may not tell when a request departs
+                session.submitting = InFlight(min(own.limit, SUBMITS_AHEAD))
             if session.journal is not None:
                 await session.journal.open()
         except BaseException:

@@ -49,6 +49,9 @@ OnUncertain = Literal["raise", "resubmit"]
 LAST_WRITE = 10.0
 """Seconds that a cancelled solve still takes, at the most, to write its last line into the journal."""
 
+SUBMITS_AHEAD = 64
+"""Submits that are made before they may depart: enough to open connections side by side."""
+
 REMEMBERED_TASKS = 10_000
 """Tasks that are remembered, so that each is counted once, and its secrets are known to who names its id alone."""
 
@@ -101,8 +104,8 @@ class Session:
     Attributes:
         loop: The event loop that the client was entered in.
         running: The calls that are under way.
-        submitting: The submits that are on their way: as many as there are connections. The others wait while they are
-            small, before anything of their request is made.
+        submitting: The submits that are made, and have not departed yet. The others wait while they are small, before
+            anything of their request is made, and polls do not have to wait behind all of them.
         open: The ids of the tasks at the service that a job here is answerable for.
         asking: Who asks for a task just now, by its id.
         abandoned: Ids of paid tasks that nobody here waits for any more.

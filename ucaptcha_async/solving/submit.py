@@ -122,13 +122,18 @@ async def _answer(job: Submission, search: Search) -> Answer:
     """Send one request, in turn, and read its answer."""
     session = job.session
     await session.submitting.acquire()
+    exchange = None
     try:
         session.check_submits()
         exchange = session.api.create_task(*job.wire(search.name))
+        exchange.on_departure = session.submitting.release
         job.exchange, job.fate = exchange, None
         await finish_after_cancel(session.loop, _answered(job, exchange), exchange, session.cancel_grace)
     finally:
-        session.submitting.release()
+        if exchange is None:
+            session.submitting.release()
+        else:
+            exchange.let_next_go()
     assert job.answer is not None
     return job.answer
 

@@ -71,6 +71,7 @@ class Exchange:
         sent_at: When it departed.
         withdrawn: Whether nobody waits for it any more: if it is not written yet, it must not be written.
         admitted: Whether it may leave, asked up to the moment when it does.
+        on_departure: Called when it departs, or will not any more.
         recalled: Whether it did not leave because it was not admitted any more.
         task_id: The task that it asks for.
         status: The HTTP status of the answer, once there is one.
@@ -93,6 +94,7 @@ class Exchange:
     sent_at: float | None = attrs.field(default=None, init=False)
     withdrawn: bool = attrs.field(default=False, init=False)
     admitted: Callable[[], bool] | None = attrs.field(default=None, init=False, repr=False)
+    on_departure: Callable[[], object] | None = attrs.field(default=None, init=False, repr=False)
     recalled: bool = attrs.field(default=False, init=False)
     task_id: str | None = attrs.field(default=None, init=False)
     status: int | None = attrs.field(default=None, init=False)
@@ -131,7 +133,14 @@ class Exchange:
         if now > self.permitted_at + PERMIT_LIFETIME:
             return False
         self.sent, self.sent_at = True, now
+        self.let_next_go()
         return True
+
+    def let_next_go(self) -> None:
+        """Call `on_departure`, once."""
+        if self.on_departure is not None:
+            call, self.on_departure = self.on_departure, None
+            call()
 
     @property
     def deadline(self) -> float:
