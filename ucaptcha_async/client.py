@@ -212,7 +212,7 @@ class AsyncClient:
             type_names=type_search.shared(host, account),
             on_event=_callable("on_event", on_event),
         )
-        breaker.held = self._session.held
+        breaker.held, self._session.api.is_known = self._session.held, self._session.is_known
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self._host} {self._state.word}>"

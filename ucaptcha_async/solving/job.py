@@ -683,7 +683,7 @@ class Job(Generic[S]):
     def _not_answerable(self) -> None:
         self.answerable = False
         if self.task_id is not None:
-            self.session.open.discard(self.task_id)
+            (self.session.ended if self.state is State.ENDED else self.session.gave_up)(self.task_id)
 
     def _attempted(self, error: UCaptchaError | None, cost: Any = None) -> None:
         """Note one createTask of a solve, and how it went."""

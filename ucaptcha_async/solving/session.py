@@ -144,6 +144,7 @@ class Session:
     _counted: dict[str, None] = attrs.field(factory=dict)
     _secrets: dict[str, tuple[str, ...]] = attrs.field(factory=dict, repr=False)
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
+    _given_up: dict[str, None] = attrs.field(factory=dict)
     _dropped: deque[tuple[Callable[[], None], str | None]] = attrs.field(factory=deque)
 
     def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> Context | None:
@@ -251,6 +252,27 @@ class Session:
         self._left[task_id] = min(next_poll, now + self.polling.interval)
         self._left.move_to_end(task_id)
 
+    def gave_up(self, task_id: str) -> None:
+        """A task that has not ended is answered for by nobody here, and answers about it may still come."""
+        self.open.discard(task_id)
+        self._given_up[task_id] = None
+        while len(self._given_up) > REMEMBERED_TASKS:
+            del self._given_up[next(iter(self._given_up))]
+
+    def ended(self, task_id: str) -> None:
+        """A task has ended: from now on the service may give its id to another."""
+        self.open.discard(task_id)
+        self._given_up.pop(task_id, None)
+
+    def is_known(self, task_id: str, first: bool | None) -> bool:
+        """Whether an id is that of a task which has not ended here, so that no other task was just made with it.
+
+        Args:
+            task_id: The id.
+            first: Whether it came with a connection's first answer: that is no late one about a task given up.
+        """
+        return task_id in self.open or (first is not True and (task_id in self._given_up or task_id in self.asking))
+
     def accepted(self, task_id: str, job: Call) -> None:
         """The service has a task; what its answers may repeat is kept for those who ask by the id alone."""
         self.open.add(task_id)
@@ -305,7 +327,7 @@ class Session:
             free_place()
             if task_id is not None:
                 self.abandoned.append(task_id)
-                self.open.discard(task_id)
+                self.gave_up(task_id)
 
     # --- the client's life --------------------------------------------------------------------------------------------
 

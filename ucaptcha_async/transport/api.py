@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -127,6 +127,8 @@ class Api:
         timeout: Seconds for one request, from its departure.
         clock: The event loop's clock, once the client is entered.
         sender: The way for requests, once the client is entered.
+        is_known: Whether an id, that came with a connection's first answer or a later one (as in `Reply`), is that of
+            another task of this client, so that no task that was just made can have it.
         requests: Requests that departed.
         throttled: Answers with HTTP 429.
     """
@@ -136,6 +138,7 @@ class Api:
     _key: SecretStr
     clock: Clock = attrs.field(init=False)
     sender: Sender = attrs.field(init=False)
+    is_known: Callable[[str, bool | None], bool] = lambda task_id, first: False
     requests: int = 0
     throttled: int = 0
     _told: set[str] = attrs.field(factory=set, init=False)
@@ -220,11 +223,8 @@ class Api:
         if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
             # Looked at first: what another request's answer says, good or bad, is nothing to this one.
             self._named_another(exchange, reply)
-        if exchange.submit and exchange.named is not None and reply.repeated and body is not None and _has_ended(body):
-            # A second answer to an earlier request. Of a task that is open still, its submit tells.
-            reply.discard()
-            exchange.named, exchange.in_protocol = None, True
-            raise Unreadable("createTask answered with the solution of another task")
+        if exchange.submit and exchange.named is not None and body is not None:
+            self._is_its_own(exchange.named, reply, body, exchange)
         try:
             return _understood(exchange, reply, body)
         except UCaptchaError as error:
@@ -244,6 +244,15 @@ class Api:
         else:
             self.throttled += reply.status == 429
             self.limiter.observe(reply.status, reply.headers, sent_at=reply.sent_at, received_at=reply.received_at)
+
+    def _is_its_own(self, named: str, reply: Reply, body: Mapping[str, Any], exchange: Exchange) -> None:
+        """Raise `Unreadable` if what came for a submit is about an earlier task."""
+        if not (reply.repeated and _has_ended(body)) and not self.is_known(named, reply.first):
+            return
+        if not reply.first:
+            reply.discard()
+        exchange.named, exchange.in_protocol = None, True
+        raise Unreadable("createTask answered with the id of another task")
 
     def _named_another(self, exchange: Exchange, reply: Reply) -> None:
         """On a connection's first request an answer cannot be an earlier one's, and is believed."""
