@@ -45,8 +45,20 @@ def _whole(text: str) -> int | str:
         return text
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which a name stands twice: `"taskId": "t-1", "taskId": null` must not cost the id."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if value or name not in found:
+            found[name] = value
+    return found
+
+
 # Not strict: a line break in a description breaks nothing.
 _decode = json.JSONDecoder(parse_float=_decimal, parse_int=_whole, strict=False).decode
+_decode_with_care = json.JSONDecoder(
+    parse_float=_decimal, parse_int=_whole, strict=False, object_pairs_hook=_each_once
+).decode
 
 DEEPEST = 64
 """Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
@@ -202,9 +214,10 @@ class Api:
             APIConnectionError: No answer came, or another request's.
             UCaptchaError: The service refuses, or its answer is not the protocol's.
         """
-        reply = failure = None
+        reply = failure = body = None
         try:
             reply = await self.sender.send(exchange)
+            body = _read(exchange, reply)  # before a limiter of the caller's own could fail
         except UnansweredError as error:
             failure = self._unanswered(exchange, error)
         finally:
@@ -216,10 +229,11 @@ class Api:
                 raise failure from failure.__cause__  # type: ignore[misc,union-attr]
             finally:
                 del failure  # the frame must not keep its own exception alive
-        return _answer(exchange, self._body(exchange, reply, believed), reply)
+        return _answer(exchange, self._body(exchange, reply, body, believed), reply)
 
-    def _body(self, exchange: Exchange, reply: Reply, believed: str | None) -> Mapping[str, Any]:
-        body = _read(exchange, reply)
+    def _body(
+        self, exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None, believed: str | None
+    ) -> Mapping[str, Any]:
         if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
             # Looked at first: what another request's answer says, good or bad, is nothing to this one.
             self._named_another(exchange, reply)
@@ -397,7 +411,9 @@ def _sentence(value: object, depth: int = 0) -> str | None:
 
 def _object(content: bytes) -> Mapping[str, Any] | None:
     try:
-        body = _decode(_decoded(content))
+        text = _decoded(content)
+        twice = text.count('"taskId"') > 1 or text.count('"errorId"') > 1
+        body = (_decode_with_care if twice else _decode)(text)
     except (ValueError, RecursionError):
         return None
     return SecretMapping(body) if isinstance(body, dict) else None
