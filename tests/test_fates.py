@@ -711,6 +711,24 @@ async def test_an_id_that_another_submit_got(said: Said) -> None:
 # --- what was not asked for, or is not waited for ---------------------------------------------------------------------
 
 
+async def test_a_forgotten_row_that_is_solved_after_all() -> None:
+    """What it cost is counted, once; its key stays free."""
+    service, journal = OwnService().says("getTaskResult", PENDING), MemoryJournal()
+    async with at(service, journal=journal) as client:
+        job = await client.submit(TURNSTILE, key="work")
+        with pytest.raises(SolveTimeoutError):
+            await job.wait(timeout=7)
+        (row,) = await rows(journal)
+        assert await journal.forget(row.submit_id)
+        await job.wait()
+        (row,) = await rows(journal)
+        assert (row.state, row.cost, client.spent) == (State.FORGOTTEN, CENT, {"Turnstile": CENT})
+        assert not await journal.finished(row.submit_id, State.SOLVED, cost=CENT)
+        await client.solve(TURNSTILE, key="work")
+
+    assert len(service.submits) == 2
+
+
 @pytest.mark.parametrize("setting", ["few digits", "inexact", "rounded"])
 async def test_a_decimal_context_of_the_callers_own(setting: str) -> None:
     """No cent and no token is lost to its precision and traps."""
