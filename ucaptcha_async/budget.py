@@ -1,7 +1,8 @@
-"""What it has cost, and what it may cost. No I/O, no clock of its own."""
+"""What it has cost, and what it may cost. No I/O."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
@@ -14,6 +15,7 @@ import attrs
 from .checks import describe, wrong
 from .errors import BudgetExceededError, ConfigurationError
 from .json_values import EXACT
+from .pacing.event_loop import EventLoop
 from .pacing.wait_queue import WaitQueue
 from .tasks.names import kind_of
 
@@ -143,6 +145,9 @@ class Budget:
         self._hour: deque[_Bucket] = deque()
         self._in_hour = _ZERO
         self._now = float("-inf")
+        self._loop: object = None
+        self._bound_at = (0.0, 0.0)
+        self._ahead = 0.0
         self._line: WaitQueue[None] = WaitQueue(lambda _: self._call_next())
 
     def __repr__(self) -> str:
@@ -166,7 +171,8 @@ class Budget:
 
     def statistics(self, now: float | None = None) -> BudgetStatistics:
         """A snapshot; with `now` (event-loop time), the sliding hour ends there instead of at the last call."""
-        self._advance(self._now if now is None else now)
+        if now is not None:
+            self._advance(now)
         return BudgetStatistics(
             spent=self._spent,
             reserved=self._reserved,
@@ -320,8 +326,19 @@ class Budget:
         if bucket.end > self._now - HOUR:
             self._in_hour = EXACT.add(self._in_hour, cost)
 
+    def bind(self, loop: EventLoop) -> None:
+        """Hear the time by the clock of this event loop. In a later loop, whose clock may start anywhere, the sliding
+        hour goes on.
+        """
+        if self._loop is loop.identity:
+            return
+        if self._loop is not None:
+            elapsed = time.monotonic() - self._bound_at[1]
+            self._ahead = loop.time() - max(self._now, self._bound_at[0] + elapsed)
+        self._loop, self._bound_at = loop.identity, (loop.time() - self._ahead, time.monotonic())
+
     def _advance(self, now: float) -> None:
-        self._now = max(self._now, now)
+        self._now = max(self._now, now - self._ahead)
         while self._hour and self._hour[0].end <= self._now - HOUR:
             self._in_hour = EXACT.subtract(self._in_hour, self._hour.popleft().cost)
 
@@ -361,26 +378,29 @@ class LocalBudget:
 
     Attributes:
         budget: The budget.
-        clock: The event loop's clock.
+        loop: The event loop.
     """
 
     budget: Budget
-    clock: Callable[[], float]
+    loop: EventLoop
+
+    def __attrs_post_init__(self) -> None:
+        self.budget.bind(self.loop)
 
     async def reserve(self, task_type: str, *, submit_id: str | None = None) -> Reservation:
         """Make room for one submit, or raise `BudgetExceededError`."""
-        return self.budget.reserve(task_type, self.clock())
+        return self.budget.reserve(task_type, self.loop.time())
 
     async def spend(self, task_type: str, cost: Decimal, *, submit_id: str | None = None) -> None:
         """Nothing: what another process paid for is not this one's."""
 
     async def settle(self, reservation: Reservation, cost: Decimal | None) -> bool:
         """Replace the reservation with the real cost."""
-        return self.budget.settle(reservation, cost, self.clock())
+        return self.budget.settle(reservation, cost, self.loop.time())
 
     async def keep(self, reservation: Reservation) -> bool:
         """Count the estimate as spent."""
-        return self.budget.keep(reservation, self.clock())
+        return self.budget.keep(reservation, self.loop.time())
 
     async def release(self, reservation: Reservation) -> bool:
         """Give the room back."""

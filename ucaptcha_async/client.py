@@ -241,7 +241,7 @@ class AsyncClient:
         try:
             session.loop = loop = current()
             session.api.clock, session.breaker.loop = loop.time, loop
-            session.budget = LocalBudget(self._budget, loop.time) if isinstance(self._budget, Budget) else self._budget
+            session.budget = LocalBudget(self._budget, loop) if isinstance(self._budget, Budget) else self._budget
             session.api.sender = self._open_sender(clock=loop.time, on_extra_bytes=session.distrusted)
             if session.journal is not None:
                 await session.journal.open()
