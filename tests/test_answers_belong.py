@@ -13,12 +13,13 @@ import pytest
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
-from tests.helpers import KEY, TURNSTILE
+from tests.helpers import KEY, TURNSTILE, httpx
 from tests.transport_kit import answered, certificate, exchange, request, response, server, unanswered
 from ucaptcha_async import (
     AsyncClient,
     ClientStateError,
     Job,
+    MemoryJournal,
     Polling,
     Solution,
     SolveTimeoutError,
@@ -332,3 +333,43 @@ async def test_a_late_answer_about_a_task_that_has_not_ended(waits: bool) -> Non
 async def _waits(job: Job[Solution], seconds: float) -> None:
     with suppress(SolveTimeoutError, ClientStateError):
         await job.wait(timeout=seconds)
+
+
+BROKEN_OFF = {
+    "all of its text": (b'{"errorId":0,"taskId":"t-1","status":"processing"}', "t-1", True),
+    "behind the id": (b'{"errorId":0,"taskId":"t-1","stat', "t-1", False),
+    "behind a number": (b'{"errorId":0,"taskId":12,', "12", False),
+    "within a number": (b'{"errorId":0,"taskId":12', None, False),
+    "within the id": (b'{"errorId":0,"taskId":"t-', None, False),
+    "a refusal": (b'{"errorId":1,"errorCode":"ERROR_NEW","taskId":"t-1"}', "t-1", False),
+    "a page": (b'<html>{"taskId":"t-1"}', None, False),
+}
+
+
+@pytest.mark.parametrize("way", ["fast", "httpx", "injected"])
+@pytest.mark.parametrize("name", BROKEN_OFF)
+async def test_an_answer_that_breaks_off(name: str, way: str) -> None:
+    """The id of a task that was paid for is not lost with the rest of the answer."""
+    said, task_id, accepted = BROKEN_OFF[name]
+
+    async def handle(stream: ByteStream) -> None:
+        if b"createTask" in await request(stream):
+            await stream.send(response(said + b"     ").removesuffix(b"     "))
+        else:
+            await stream.send(response(b'{"errorId":0,"status":"ready","solution":{"token":"token"}}'))
+
+    journal = MemoryJournal()
+    async with server(handle) as port, httpx.AsyncClient() as http:
+        options = {"http_client": http} if way == "injected" else {"transport": way}
+        polling = Polling(interval=0.05, first=0, jitter=0)
+        url = f"http://127.0.0.1:{port}"
+        async with AsyncClient(KEY, base_url=url, journal=journal, polling=polling, **options) as client:  # type: ignore[arg-type]
+            if not accepted:
+                with pytest.raises(SubmitUncertainError) as caught:
+                    await client.solve(TURNSTILE, key="work")
+                assert (caught.value.task_id, caught.value.charged) == (task_id, None)
+            if task_id is not None:
+                assert (await client.solve(TURNSTILE, key="work")).task_id == task_id
+        (row,) = [entry async for entry in journal.entries()]
+
+    assert row.task_id == task_id

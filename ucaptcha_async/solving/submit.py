@@ -155,6 +155,8 @@ async def _answered(job: Submission, exchange: Exchange) -> None:
             raise Unreadable("createTask answered without a taskId")
     except UCaptchaError as error:
         job.fate = fate_of(error, exchange)
+        if session.on_uncertain == "resubmit" and exchange.partial is not None:
+            exchange.named = None  # an answer that broke off: as was asked for, the task is submitted again
         if exchange.in_protocol:
             session.answered()
         _tell_breaker(job, exchange, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -79,6 +80,9 @@ TASK_FIELDS = frozenset({"taskid", "captchaid"})
 """The fields that name a task, in lower case and without underscores: the family spells them in several ways."""
 
 _STATUSES = frozenset(map(str, Status))
+
+_TASK_ID = re.compile(r'"taskId"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9]+(?=[\s,}]))')
+"""A task's id that came whole."""
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
@@ -225,11 +229,14 @@ class Api:
                 self.requests += 1
                 self._tell_limiter(reply)
         if failure is not None or reply is None:
+            if (answer := self._broken_off(exchange)) is not None:
+                return answer
             try:
                 raise failure from failure.__cause__  # type: ignore[misc,union-attr]
             finally:
                 del failure  # the frame must not keep its own exception alive
-        return _answer(exchange, self._body(exchange, reply, body, believed), reply)
+        body = self._body(exchange, reply, body, believed)
+        return _answer(exchange, body, reply.sent_at, reply.received_at)
 
     def _body(
         self, exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None, believed: str | None
@@ -251,6 +258,25 @@ class Api:
         failure = APIConnectionError(message, task_id=exchange.task_id, retryable=not error.permanent)
         failure.__cause__ = error.__cause__
         return failure
+
+    def _broken_off(self, exchange: Exchange) -> Answer | None:
+        """What came of an answer to a submit that did not end as it should: it may name the task already.
+
+        Returns:
+            The answer, if all of its text came and it takes the task.
+        """
+        if not exchange.submit or exchange.partial is None or exchange.sent_at is None:
+            return None
+        text = _decoded(exchange.partial).lstrip()
+        found = _TASK_ID.search(text) if text.startswith("{") else None
+        named = None if found is None else _id(_decode(found[1]))
+        if named is None or self.is_known(named, None):
+            return None
+        exchange.named, body = named, _object(exchange.partial)
+        if body is None or _is_error(body) or _id(_task(body)) != named:
+            return None
+        exchange.in_protocol = True
+        return _answer(exchange, body, exchange.sent_at, exchange.clock())
 
     def _tell_limiter(self, reply: Reply | None) -> None:
         if reply is None:
@@ -339,7 +365,7 @@ def _task_of(exchange: Exchange) -> str | None:
     return exchange.task_id or exchange.named
 
 
-def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer:
+def _answer(exchange: Exchange, body: Mapping[str, Any], sent_at: float, received_at: float) -> Answer:
     status = _status(body) or _word(exchange, body, "status") or Status.PROCESSING.value
     milliseconds = _money(body.get("solveTime"))
     failed = status == "failed"
@@ -352,8 +378,8 @@ def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer
         solve_time=None if milliseconds is None else float(milliseconds) / 1000,
         error_code=_word(exchange, body, "errorCode") if failed else None,
         error_description=_told(exchange, body) if failed else None,
-        sent_at=reply.sent_at,
-        received_at=reply.received_at,
+        sent_at=sent_at,
+        received_at=received_at,
         raw=body,
     )
 
