@@ -31,7 +31,7 @@ from ucaptcha_async.events import (
 from ucaptcha_async.journal import Journal
 from ucaptcha_async.json_values import EXACT
 from ucaptcha_async.pacing import Breaker, InFlight, InFlightBound
-from ucaptcha_async.pacing.event_loop import EventLoop, Running
+from ucaptcha_async.pacing.event_loop import EventLoop, Running, wait_through
 from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
 from ucaptcha_async.transport.api import Api
@@ -405,10 +405,9 @@ class Session:
             if job.state == "queue" or (job.state == "submit" and job.charged is False):
                 job.stop()
         with anyio.move_on_after(seconds):
-            await self._until_idle()
+            await self._idle_event().wait()
         self.stop("queue", "submit", "wait", "ended")
-        with anyio.CancelScope(deadline=self.loop.time() + self.cancel_grace + LAST_WRITE, shield=True):
-            await self._until_idle()
+        await self._until_idle(self.loop.time() + self.cancel_grace + LAST_WRITE)
         ended, self.drained = self.drained, None
         return ended
 
@@ -420,8 +419,7 @@ class Session:
         self._end_submits("the client was closed")
         self.stop("queue", "submit", "wait", "ended")
         try:
-            with anyio.CancelScope(deadline=self.loop.time() + self.cancel_grace + LAST_WRITE, shield=True):
-                await self._until_idle()
+            await self._until_idle(self.loop.time() + self.cancel_grace + LAST_WRITE)
         finally:
             self.sweep()
             self.abandoned.extend(self.open)
@@ -429,7 +427,7 @@ class Session:
             self.open.clear()
             with anyio.move_on_after(LAST_WRITE, shield=True):
                 await self._park()
-                await self._until_idle()
+            await self._until_idle(self.loop.time() + LAST_WRITE)
 
     def stop(self, *states: str) -> None:
         """End the calls that are in one of these states."""
@@ -437,10 +435,14 @@ class Session:
             if job.state in states:
                 job.stop()
 
-    async def _until_idle(self) -> None:
-        while self.running or self._parking is not None:
-            self._idle = self._idle or anyio.Event()
-            await self._idle.wait()
+    async def _until_idle(self, deadline: float) -> None:
+        """Wait until nothing runs, whatever happens; a cancellation that comes meanwhile is raised at the end."""
+        await wait_through(self._idle_event(), deadline)
+
+    def _idle_event(self) -> anyio.Event:
+        idle = self._idle = self._idle or anyio.Event()
+        self._look_if_idle()
+        return idle
 
     def stopped_running(self, job: Call) -> None:
         """A call has ended."""
