@@ -6,15 +6,25 @@ import random
 import socket
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
-from tests.helpers import KEY, TURNSTILE
+from tests.helpers import KEY, TURNSTILE, httpx
 from tests.transport_kit import answered, certificate, exchange, request, response, server, unanswered
-from ucaptcha_async import AsyncClient, SubmitUncertainError
+from ucaptcha_async import (
+    AsyncClient,
+    ClientStateError,
+    Job,
+    MemoryJournal,
+    Polling,
+    Solution,
+    SolveTimeoutError,
+    SubmitUncertainError,
+)
 from ucaptcha_async.transport import pool as pool_module
 from ucaptcha_async.transport.exchange import Sender
 from ucaptcha_async.transport.network import event_loop_clock
@@ -288,3 +298,78 @@ async def test_a_solution_that_comes_twice(tls: bool, between: int) -> None:
 
     assert (first.token, caught.value.task_id, last.token) == ("token-0", None, "token-2")
     assert connections == 2
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["given up", "asked for by its id"])
+async def test_a_late_answer_about_a_task_that_has_not_ended(waits: bool) -> None:
+    """In front of the answer to a createTask: it is not that task's, and the connection does not stay one off."""
+    createtasks, late = 0, b""
+
+    async def handle(stream: ByteStream) -> None:
+        nonlocal createtasks, late
+        while True:
+            if b"createTask" in await request(stream):
+                createtasks += 1
+                said = b'{"errorId":0,"taskId":"t-%d"}' % createtasks
+                late, again = b"", late  # too late to be seen before the request
+                await stream.send(response(again) + response(said) if again else response(said))
+            else:
+                late = b'{"errorId":0,"status":"processing","taskId":"other"}'
+                await stream.send(response(late))
+
+    async with server(handle) as port, anyio.create_task_group() as tasks:
+        options: dict[str, Any] = {"transport": "fast", "polling": Polling(interval=9, first=0, jitter=0)}
+        async with AsyncClient(KEY, base_url=f"http://127.0.0.1:{port}", **options) as client:
+            tasks.start_soon(_waits, client.job("other"), 9.0 if waits else 0.1)
+            await anyio.sleep(0.3)
+            with pytest.raises(SubmitUncertainError) as caught:
+                await client.submit(TURNSTILE)
+            job = await client.submit(TURNSTILE)
+
+    assert (caught.value.task_id, caught.value.charged) == (None, None)
+    assert job.task_id == "t-2"
+
+
+async def _waits(job: Job[Solution], seconds: float) -> None:
+    with suppress(SolveTimeoutError, ClientStateError):
+        await job.wait(timeout=seconds)
+
+
+BROKEN_OFF = {
+    "all of its text": (b'{"errorId":0,"taskId":"t-1","status":"processing"}', "t-1", True),
+    "behind the id": (b'{"errorId":0,"taskId":"t-1","stat', "t-1", False),
+    "behind a number": (b'{"errorId":0,"taskId":12,', "12", False),
+    "within a number": (b'{"errorId":0,"taskId":12', None, False),
+    "within the id": (b'{"errorId":0,"taskId":"t-', None, False),
+    "a refusal": (b'{"errorId":1,"errorCode":"ERROR_NEW","taskId":"t-1"}', "t-1", False),
+    "a page": (b'<html>{"taskId":"t-1"}', None, False),
+}
+
+
+@pytest.mark.parametrize("way", ["fast", "httpx", "injected"])
+@pytest.mark.parametrize("name", BROKEN_OFF)
+async def test_an_answer_that_breaks_off(name: str, way: str) -> None:
+    """The id of a task that was paid for is not lost with the rest of the answer."""
+    said, task_id, accepted = BROKEN_OFF[name]
+
+    async def handle(stream: ByteStream) -> None:
+        if b"createTask" in await request(stream):
+            await stream.send(response(said + b"     ").removesuffix(b"     "))
+        else:
+            await stream.send(response(b'{"errorId":0,"status":"ready","solution":{"token":"token"}}'))
+
+    journal = MemoryJournal()
+    async with server(handle) as port, httpx.AsyncClient() as http:
+        options = {"http_client": http} if way == "injected" else {"transport": way}
+        polling = Polling(interval=0.05, first=0, jitter=0)
+        url = f"http://127.0.0.1:{port}"
+        async with AsyncClient(KEY, base_url=url, journal=journal, polling=polling, **options) as client:  # type: ignore[arg-type]
+            if not accepted:
+                with pytest.raises(SubmitUncertainError) as caught:
+                    await client.solve(TURNSTILE, key="work")
+                assert (caught.value.task_id, caught.value.charged) == (task_id, None)
+            if task_id is not None:
+                assert (await client.solve(TURNSTILE, key="work")).task_id == task_id
+        (row,) = [entry async for entry in journal.entries()]
+
+    assert row.task_id == task_id

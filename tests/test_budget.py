@@ -6,13 +6,16 @@ import decimal
 from decimal import Decimal
 from typing import Any
 
+import anyio
 import pytest
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from ucaptcha_async.budget import DEFAULT_ESTIMATE, Budget, Reservation
+from ucaptcha_async.budget import DEFAULT_ESTIMATE, Budget, LocalBudget, Reservation
 from ucaptcha_async.errors import BudgetExceededError, ConfigurationError
+from ucaptcha_async.pacing.event_loop import current
 
 A, B = "RecaptchaV2TaskProxyless", "ImageToTextTask"
 
@@ -404,6 +407,30 @@ class Spending(RuleBasedStateMachine):
 
 TestSpending = Spending.TestCase
 TestSpending.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_budget_outlives_its_event_loop() -> None:
+    """The sliding hour goes on in one loop after another, whatever their clocks show."""
+    budget = Budget(max_spend_per_hour="0.02", estimate="0.01")
+
+    async def buy() -> None:
+        shared = LocalBudget(budget, current())
+        await shared.settle(await shared.reserve(A), Decimal("0.01"))
+
+    async def refused() -> None:
+        with pytest.raises(BudgetExceededError):
+            await LocalBudget(budget, current()).reserve(A)
+        assert budget.statistics(anyio.current_time()).spent_last_hour == Decimal("0.02")
+
+    async def an_hour_later() -> None:
+        shared = LocalBudget(budget, current())
+        await anyio.sleep(3602)
+        await shared.reserve(A)
+
+    for use in (buy, buy, refused, refused):
+        for backend in ("trio",) if use is buy else ("trio", "asyncio", "trio"):
+            anyio.run(use, backend=backend)
+    anyio.run(an_hour_later, backend="trio", backend_options={"clock": trio.testing.MockClock(autojump_threshold=0)})
 
 
 @given(st.lists(st.tuples(st.decimals(allow_nan=True, allow_infinity=True), st.floats(-1e9, 1e9)), max_size=20))

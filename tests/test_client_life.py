@@ -240,6 +240,33 @@ async def test_a_cancelled_close_closes_all_the_same() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_a_close_that_asyncio_cancels(times: int, anyio_backend_name: str) -> None:
+    """No shield keeps that out: submits are still answered, and every id is kept."""
+    if anyio_backend_name != "asyncio":
+        return
+    service = OwnService().says("createTask", accepted("t-1"), attrs.evolve(accepted("t-2"), after=3))
+    service.says("getTaskResult", always=PENDING)
+    journal, money = MemoryJournal(), Budget(estimate=CENT)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(service.answer)) as http:
+        client = await AsyncClient(KEY, base_url=URL, http_client=http, journal=journal, budget=money).open()
+        job = await client.submit(TURNSTILE)
+        solve = asyncio.ensure_future(client.solve(V2))
+        await anyio.sleep(1)
+        close = asyncio.ensure_future(client.aclose())
+        for _ in range(times):
+            await anyio.sleep(0.1)
+            close.cancel()
+        _, error = await asyncio.gather(close, solve, return_exceptions=True)
+
+    assert isinstance(error, ClientStateError)
+    assert (error.task_id, error.charged) == ("t-2", True)
+    assert sorted(client.abandoned) == [job.task_id, "t-2"]
+    assert await states(journal) == [(State.ACCEPTED, "t-1"), (State.ACCEPTED, "t-2")]
+    assert (money.spent, money.reserved) == (2 * CENT, 0)
+
+
+@virtual
 async def test_the_last_line_is_awaited() -> None:
     """Ten seconds at the most: a journal that hangs does not keep the client open."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
+import gc
 import itertools
 import time
 from decimal import Decimal
@@ -24,6 +26,7 @@ from ucaptcha_async import (
     InvalidTaskError,
     MemoryJournal,
     Polling,
+    RateLimiter,
     SolveTimeoutError,
     SubmitUncertainError,
     TaskNotFoundError,
@@ -703,3 +706,108 @@ async def test_an_id_that_another_submit_got(said: Said) -> None:
         at_rest(client)
 
     assert (caught.value.task_id, caught.value.charged) == (None, None)
+
+
+# --- what was not asked for, or is not waited for ---------------------------------------------------------------------
+
+
+async def test_a_forgotten_row_that_is_solved_after_all() -> None:
+    """What it cost is counted, once; its key stays free."""
+    service, journal = OwnService().says("getTaskResult", PENDING), MemoryJournal()
+    async with at(service, journal=journal) as client:
+        job = await client.submit(TURNSTILE, key="work")
+        with pytest.raises(SolveTimeoutError):
+            await job.wait(timeout=7)
+        (row,) = await rows(journal)
+        assert await journal.forget(row.submit_id)
+        await job.wait()
+        (row,) = await rows(journal)
+        assert (row.state, row.cost, client.spent) == (State.FORGOTTEN, CENT, {"Turnstile": CENT})
+        assert not await journal.finished(row.submit_id, State.SOLVED, cost=CENT)
+        await client.solve(TURNSTILE, key="work")
+
+    assert len(service.submits) == 2
+
+
+@pytest.mark.parametrize("setting", ["few digits", "inexact", "rounded"])
+async def test_a_decimal_context_of_the_callers_own(setting: str) -> None:
+    """No cent and no token is lost to its precision and traps."""
+    costs = ("123.45", "0.00001", "0.00001")
+    service = OwnService().says("getTaskResult", *(ready(cost=cost) for cost in costs))
+    journal, money = MemoryJournal(), budget(max_spend="1000")
+    with decimal.localcontext() as context:
+        context.prec = 3
+        context.traps[decimal.Inexact] = setting == "inexact"
+        context.traps[decimal.Rounded] = setting == "rounded"
+        async with at(service, journal=journal, budget=money) as client:
+            for _ in costs:
+                await client.solve(TURNSTILE)
+            spent = client.spent
+        (total,) = await journal.totals()
+
+    assert spent == {"Turnstile": Decimal("123.45002")}
+    assert money.spent == total.cost == Decimal("123.45002")
+
+
+@pytest.mark.parametrize("end", ["forgotten", "client closed"])
+async def test_a_job_that_nobody_waits_for(end: str) -> None:
+    """Its money is spent, so that nobody waits for it to come back; and others may take its row up."""
+    journal, money = MemoryJournal(), budget(max_spend="0.01")
+    async with journal, at(OwnService(), journal=journal, budget=money) as other:
+        async with at(OwnService(), journal=journal, budget=money) as client:
+            job = await client.submit(TURNSTILE, key="work")
+            if end == "forgotten":
+                del job
+                gc.collect()
+                await anyio.sleep(0.1)
+                assert (money.spent, money.reserved) == (CENT, 0)
+        assert (money.spent, money.reserved) == (CENT, 0)
+        assert client.abandoned == ("task-1",)
+        (outcome,) = await other.gather([V2], timeout=None)
+        assert isinstance(outcome.error, BudgetExceededError)
+        async with other.recover() as outcomes:
+            assert [outcome.key async for outcome in outcomes] == ["work"]
+
+
+async def test_a_limiter_that_fails_once_a_task_is_paid_for() -> None:
+    """The id that came with the answer is not lost to it."""
+
+    class Broken(RateLimiter):
+        def observe(self, *args: Any, **options: Any) -> None:
+            super().observe(*args, **options)
+            raise LookupError("a defect")
+
+    journal, money = MemoryJournal(), budget()
+    async with at(OwnService(), journal=journal, budget=money, rate_limit=Broken(100)) as client:
+        with pytest.raises(LookupError) as caught:
+            await client.solve(TURNSTILE)
+        assert client.abandoned == ("task-1",)
+        at_rest(client)
+        (row,) = await rows(journal)
+
+    assert caught.value.__notes__ == ["ucaptcha_async: task task-1 (charged)"]
+    assert (row.state, row.task_id, money.spent) == (State.ACCEPTED, "task-1", CENT)
+
+
+@pytest.mark.parametrize("solution", [{}, {"solution": None}, {"solution": {}}, {"solution": ""}])
+async def test_ready_at_once_without_a_solution(solution: dict[str, Any]) -> None:
+    """What is paid for is asked for."""
+    service = OwnService().says("createTask", accepted("t-1", status="ready", **solution))
+    async with at(service) as client:
+        assert (await client.solve(TURNSTILE)).token == TOKEN
+
+    assert len(service.submits) == 1
+
+
+NAMED_TWICE = [b'"taskId":"t-1","taskId":null', b'"taskId":0,"taskId":"t-1"', b'"errorId":0,"taskId":"t-1"']
+
+
+@pytest.mark.parametrize("said", NAMED_TWICE)
+async def test_a_refusal_that_says_two_things(said: bytes) -> None:
+    """A name that stands twice in an object: a task that it names once is named."""
+    service = OwnService().says("createTask", Said(b'{"errorId":1,"errorCode":"ERROR_NEW",' + said + b"}"))
+    async with at(service) as client:
+        with pytest.raises(SubmitUncertainError) as caught:
+            await client.solve(TURNSTILE)
+
+    assert (caught.value.task_id, caught.value.charged) == ("t-1", None)

@@ -55,6 +55,15 @@ async def settled(*budgets: RedisBudget) -> None:
                 await anyio.sleep(0.005)
 
 
+async def test_an_estimate_by_any_spelling(server: Server, name: str) -> None:
+    """A type's spelling stands for its kind, as it does in a `Budget`; of several the highest counts."""
+    given = {V2: "0.003", "ReCaptchaV2TokenProxyLess": "0.002", "AnyType": "0.004"}
+    local = Budget(estimate=given)
+    async with budget(server, name, "1", estimate=given) as shared:
+        for kind in ("RecaptchaV2", V2, "AnyType"):
+            assert (await shared.reserve(kind)).estimate == local.estimate(kind)
+
+
 async def test_processes_share_the_money(server: Server, name: str) -> None:
     """What one has reserved or spent the others cannot; what is given back they can."""
     async with budget(server, name, "0.03") as one, budget(server, name, "0.03") as two:

@@ -1,10 +1,11 @@
-"""What it has cost, and what it may cost. No I/O, no clock of its own."""
+"""What it has cost, and what it may cost. No I/O."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,8 @@ import attrs
 
 from .checks import describe, wrong
 from .errors import BudgetExceededError, ConfigurationError
+from .json_values import EXACT
+from .pacing.event_loop import EventLoop
 from .pacing.wait_queue import WaitQueue
 from .tasks.names import kind_of
 
@@ -28,8 +31,6 @@ Without it, the first thousands of submits of a fresh client would all fit a bud
 HOUR = 3600.0
 _BUCKET = 1.0  # seconds: bounds the memory of the sliding hour; money ages out that much late
 _ZERO = Decimal(0)
-# Not the caller's context: its precision and traps are his business, and money must not depend on them.
-_EXACT = Context(prec=60, traps=[])
 _MOST = Decimal("1E+20")
 _PLACES = 30  # with at most 20 digits before the point, all sums are exact
 
@@ -134,7 +135,7 @@ class Budget:
         self.max_spend_per_hour = (
             None if max_spend_per_hour is None else amount("max_spend_per_hour", max_spend_per_hour)
         )
-        self._estimates, self._estimate = _estimates(estimate)
+        self._estimates, self._estimate = estimates(estimate, amount)
         self._spent = amount("spent", spent)
         self._reserved = _ZERO
         self._reservations = 0
@@ -144,6 +145,9 @@ class Budget:
         self._hour: deque[_Bucket] = deque()
         self._in_hour = _ZERO
         self._now = float("-inf")
+        self._loop: object = None
+        self._bound_at = (0.0, 0.0)
+        self._ahead = 0.0
         self._line: WaitQueue[None] = WaitQueue(lambda _: self._call_next())
 
     def __repr__(self) -> str:
@@ -167,7 +171,8 @@ class Budget:
 
     def statistics(self, now: float | None = None) -> BudgetStatistics:
         """A snapshot; with `now` (event-loop time), the sliding hour ends there instead of at the last call."""
-        self._advance(self._now if now is None else now)
+        if now is not None:
+            self._advance(now)
         return BudgetStatistics(
             spent=self._spent,
             reserved=self._reserved,
@@ -180,7 +185,7 @@ class Budget:
 
     def estimate(self, task_type: str) -> Decimal:
         """USD that a submit of this type, or kind, reserves now."""
-        kind = _kind(task_type)
+        kind = priced_as(task_type)
         given = self._estimates.get(kind, self._estimate)
         seen = self._highest.get(kind)
         if seen is None and given is None:
@@ -202,7 +207,7 @@ class Budget:
         estimate = self.estimate(task_type)
         self._check("max_spend", self.max_spend, self._spent, estimate)
         self._check("max_spend_per_hour", self.max_spend_per_hour, self._in_hour, estimate)
-        self._reserved = _EXACT.add(self._reserved, estimate)
+        self._reserved = EXACT.add(self._reserved, estimate)
         self._reservations += 1
         self._call_next()
         return Reservation(task_type, estimate)
@@ -259,7 +264,7 @@ class Budget:
         known = None if cost is None or not _is_sane(cost) else cost
         self._spend(reservation, reservation.estimate if known is None else known, now)
         if known is not None:
-            kind = _kind(reservation.type)
+            kind = priced_as(reservation.type)
             self._highest[kind] = max(known, self._highest.get(kind, _ZERO))
         return True
 
@@ -292,7 +297,7 @@ class Budget:
         """End an open reservation, or correct a kept one."""
         was = reservation.fate
         if was is _Fate.OPEN:
-            self._reserved = _EXACT.subtract(self._reserved, reservation.estimate)
+            self._reserved = EXACT.subtract(self._reserved, reservation.estimate)
             self._reservations -= 1
         elif was is _Fate.KEPT and fate is not _Fate.KEPT:
             self._unspend(reservation)
@@ -312,19 +317,30 @@ class Budget:
 
     def _unspend(self, reservation: Reservation) -> None:
         if reservation.bucket is not None:
-            self._count(reservation.type, _EXACT.minus(reservation.cost), reservation.bucket)
+            self._count(reservation.type, EXACT.minus(reservation.cost), reservation.bucket)
 
     def _count(self, task_type: str, cost: Decimal, bucket: _Bucket) -> None:
-        self._spent = _EXACT.add(self._spent, cost)
-        self._by_type[task_type] = _EXACT.add(self._by_type.get(task_type, _ZERO), cost)
-        bucket.cost = _EXACT.add(bucket.cost, cost)
+        self._spent = EXACT.add(self._spent, cost)
+        self._by_type[task_type] = EXACT.add(self._by_type.get(task_type, _ZERO), cost)
+        bucket.cost = EXACT.add(bucket.cost, cost)
         if bucket.end > self._now - HOUR:
-            self._in_hour = _EXACT.add(self._in_hour, cost)
+            self._in_hour = EXACT.add(self._in_hour, cost)
+
+    def bind(self, loop: EventLoop) -> None:
+        """Hear the time by the clock of this event loop. In a later loop, whose clock may start anywhere, the sliding
+        hour goes on.
+        """
+        if self._loop is loop.identity:
+            return
+        if self._loop is not None:
+            elapsed = time.monotonic() - self._bound_at[1]
+            self._ahead = loop.time() - max(self._now, self._bound_at[0] + elapsed)
+        self._loop, self._bound_at = loop.identity, (loop.time() - self._ahead, time.monotonic())
 
     def _advance(self, now: float) -> None:
-        self._now = max(self._now, now)
+        self._now = max(self._now, now - self._ahead)
         while self._hour and self._hour[0].end <= self._now - HOUR:
-            self._in_hour = _EXACT.subtract(self._in_hour, self._hour.popleft().cost)
+            self._in_hour = EXACT.subtract(self._in_hour, self._hour.popleft().cost)
 
 
 @runtime_checkable
@@ -362,26 +378,29 @@ class LocalBudget:
 
     Attributes:
         budget: The budget.
-        clock: The event loop's clock.
+        loop: The event loop.
     """
 
     budget: Budget
-    clock: Callable[[], float]
+    loop: EventLoop
+
+    def __attrs_post_init__(self) -> None:
+        self.budget.bind(self.loop)
 
     async def reserve(self, task_type: str, *, submit_id: str | None = None) -> Reservation:
         """Make room for one submit, or raise `BudgetExceededError`."""
-        return self.budget.reserve(task_type, self.clock())
+        return self.budget.reserve(task_type, self.loop.time())
 
     async def spend(self, task_type: str, cost: Decimal, *, submit_id: str | None = None) -> None:
         """Nothing: what another process paid for is not this one's."""
 
     async def settle(self, reservation: Reservation, cost: Decimal | None) -> bool:
         """Replace the reservation with the real cost."""
-        return self.budget.settle(reservation, cost, self.clock())
+        return self.budget.settle(reservation, cost, self.loop.time())
 
     async def keep(self, reservation: Reservation) -> bool:
         """Count the estimate as spent."""
-        return self.budget.keep(reservation, self.clock())
+        return self.budget.keep(reservation, self.loop.time())
 
     async def release(self, reservation: Reservation) -> bool:
         """Give the room back."""
@@ -395,7 +414,7 @@ class LocalBudget:
 def _sum(*amounts: Decimal) -> Decimal:
     total = _ZERO
     for each in amounts:
-        total = _EXACT.add(total, each)
+        total = EXACT.add(total, each)
     return total
 
 
@@ -421,17 +440,19 @@ def amount(field: str, value: Money) -> Decimal:
     return number
 
 
-def _kind(type_name: str) -> str:
+def priced_as(type_name: str) -> str:
     """What prices go by: the kind, whatever name is sent for it."""
     return kind_of(type_name) or type_name
 
 
-def _estimates(estimate: Money | Mapping[str, Money] | None) -> tuple[Mapping[str, Decimal], Decimal | None]:
-    if estimate is None:
-        return {}, None
-    if isinstance(estimate, Mapping):
-        amounts: dict[str, Decimal] = {}
-        for name, value in estimate.items():
-            amounts[_kind(name)] = max(amount(f"estimate[{name!r}]", value), amounts.get(_kind(name), _ZERO))
-        return amounts, None
-    return {}, amount("estimate", estimate)
+def estimates(
+    estimate: Money | Mapping[str, Money] | None, read: Callable[[str, Money], Decimal]
+) -> tuple[Mapping[str, Decimal], Decimal | None]:
+    """Amounts by kind, and the one for all others, each checked by `read`."""
+    if not isinstance(estimate, Mapping):
+        return {}, None if estimate is None else read("estimate", estimate)
+    amounts: dict[str, Decimal] = {}
+    for name, value in estimate.items():
+        kind = priced_as(name)
+        amounts[kind] = max(read(f"estimate[{name!r}]", value), amounts.get(kind, _ZERO))
+    return amounts, None

@@ -212,7 +212,7 @@ class AsyncClient:
             type_names=type_search.shared(host, account),
             on_event=_callable("on_event", on_event),
         )
-        breaker.held = self._session.held
+        breaker.held, self._session.api.is_known = self._session.held, self._session.is_known
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self._host} {self._state.word}>"
@@ -241,7 +241,7 @@ class AsyncClient:
         try:
             session.loop = loop = current()
             session.api.clock, session.breaker.loop = loop.time, loop
-            session.budget = LocalBudget(self._budget, loop.time) if isinstance(self._budget, Budget) else self._budget
+            session.budget = LocalBudget(self._budget, loop) if isinstance(self._budget, Budget) else self._budget
             session.api.sender = sender = self._open_sender(clock=loop.time, on_extra_bytes=session.distrusted)
             if (own := sender.statistics()) is not None:  # a client of the caller's may not tell when a request departs
                 session.submitting = InFlight(min(own.limit, SUBMITS_AHEAD))

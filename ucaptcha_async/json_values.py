@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Context
 from enum import Enum
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -15,6 +16,9 @@ from ucaptcha_async.secrecy import SecretMapping, hidden
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """A value that JSON can hold."""
+
+EXACT = Context(prec=60, traps=[])
+"""For sums of money. The precision and traps of the caller's own context are not for us, and may lose cents."""
 
 _DEEPEST = 64
 _MOST_BITS = 64

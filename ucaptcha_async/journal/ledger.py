@@ -202,8 +202,12 @@ class Finished(Change):
     solution: str | None = attrs.field(default=None, repr=False)
 
     def apply(self, book: Book, now: float) -> bool:
-        """End an open row; the first report counts."""
+        """End an open row; the first report counts. A forgotten row stays forgotten, and keeps what it has cost."""
         row = self.known(book)
+        if row.state is State.FORGOTTEN and row.cost is None and self.cost is not None:
+            row.cost = self.cost
+            self.save(book, row, State.FORGOTTEN, now)
+            return True
         if row.state not in OPEN:
             return False
         row.task_id = row.task_id or self.task_id

@@ -18,7 +18,7 @@ import attrs
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
-from ucaptcha_async.json_values import NumericId, is_unicode
+from ucaptcha_async.json_values import EXACT, NumericId, is_unicode
 
 _NUMBER = re.compile(r"-?[0-9]{1,1000}(\.[0-9]{1,1000})?(E[+-]?[0-9]{1,2})?")  # int() refuses some thousand digits
 
@@ -175,7 +175,7 @@ def added_up(counts: Iterable[tuple[str, State, Decimal | None, int]]) -> list[T
     found: dict[tuple[str, State], tuple[int, Decimal]] = {}
     for kind, state, cost, n in counts:
         count, spent = found.get((kind, state), (0, Decimal(0)))
-        found[kind, state] = (count + n, spent + (cost or 0) * n)
+        found[kind, state] = (count + n, EXACT.add(spent, EXACT.multiply(cost or Decimal(0), n)))
     return [Total(type=t, state=s, count=n, cost=c) for (t, s), (n, c) in sorted(found.items())]
 
 

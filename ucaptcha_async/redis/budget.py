@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import anyio
 import attrs
 
-from ucaptcha_async.budget import DEFAULT_ESTIMATE, BudgetStatistics, Money, amount
+from ucaptcha_async.budget import DEFAULT_ESTIMATE, BudgetStatistics, Money, amount, estimates, priced_as
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import BudgetExceededError, ConfigurationError, UCaptchaError
 from ucaptcha_async.pacing.wait_queue import WaitQueue
@@ -307,7 +307,7 @@ class RedisBudget(Batching[list[str]]):
             living one gave holds for all.
         max_spend_per_hour: USD within any 60 minutes of Redis' clock. `None`: no limit.
         name: Whoever uses the same name shares the budget.
-        estimate: USD to reserve for a task; one amount for all, or amounts by task type.
+        estimate: USD to reserve for a task; one amount for all, or amounts by kind or type, as for `Budget`.
         create: Whether to begin with nothing spent if Redis knows no budget of this name. With `False` that counts as
             a loss: for programs that are never the first.
         lease: Seconds (or a `timedelta`) after which the reservations of a silent process count as spent.
@@ -346,12 +346,7 @@ class RedisBudget(Batching[list[str]]):
         self.max_spend_per_hour = (
             None if max_spend_per_hour is None else _amount("max_spend_per_hour", max_spend_per_hour)
         )
-        self._estimates: Mapping[str, Decimal] = {}
-        self._estimate: Decimal | None = None
-        if isinstance(estimate, Mapping):
-            self._estimates = {kind: _amount(f"estimate[{kind!r}]", value) for kind, value in estimate.items()}
-        elif estimate is not None:
-            self._estimate = _amount("estimate", estimate)
+        self._estimates, self._estimate = estimates(estimate, _amount)
         if when_away not in ("wait", "refuse"):
             raise wrong("when_away", when_away, '"wait" or "refuse"', ConfigurationError)
         self._refuses = when_away == "refuse"
@@ -402,7 +397,7 @@ class RedisBudget(Batching[list[str]]):
         if self._refuses and self.is_away:
             raise RedisUnavailableError("Redis did not answer a moment ago")
         reservation = RedisReservation(task_type, submit_id or new_token())
-        given = self._estimates.get(task_type, self._estimate)
+        given = self._estimates.get(priced_as(task_type), self._estimate)
         order = self._order(["reserve", reservation.id, task_type, "" if given is None else _wire(given)])
         answer, *details = await self._answer(order)
         if answer == "lost":
@@ -569,4 +564,4 @@ def _wire(number: Decimal) -> str:
 
 
 def _read(amount: str | bytes) -> Decimal:
-    return Decimal(text(amount)).normalize() + 0
+    return _EXACT.add(_EXACT.normalize(Decimal(text(amount))), 0)

@@ -295,6 +295,11 @@ class RedisJournal(Batching[Change], Reporting):
     async def aclose(self) -> None:
         """Nothing: the journal ends with its own `async with`."""
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._offset = None  # the next event loop's clock may start anywhere
+        self._own.clear()
+
     async def _write(self, change: Change) -> object:
         self._check_open()
         if isinstance(change, Begin | TakeUp):

@@ -345,8 +345,9 @@ class Job(TimeLimited, Generic[S]):
     async def _accepted(self, answer: Answer, attempt: int) -> None:
         self.accepted_at, self.unsolved_at = answer.received_at, answer.sent_at
         self.session.tally.submitted += 1
-        if answer.status not in (Status.READY, Status.FAILED):
-            self.answer = None
+        solved = answer.status == Status.READY and (bool(answer.solution) or answer.task_id is None)
+        if not solved and answer.status != Status.FAILED:
+            self.answer = None  # "ready" without a solution, too: that is yet to be asked for
         self.state, self.exchange, self.answerable = State.WAITING, None, answer.task_id is not None
         # An end that is written at once says the same, in one line of the journal instead of two.
         if answer.task_id is not None and (self.answer is None or self.handed_out):
@@ -391,7 +392,7 @@ class Job(TimeLimited, Generic[S]):
             await self._answered_too_late(lease, self.answer)
         elif exchange is None:
             await lease.close(Fate.UNSENT)
-        elif exchange.named is not None and self.fate is Fate.UNCERTAIN:
+        elif exchange.named is not None and self.fate in (None, Fate.UNCERTAIN):
             self.task_id, self.maybe_charged = exchange.named, True
             self.session.emit(Uncertain, self)
             await lease.accepted(exchange.named)
@@ -701,7 +702,7 @@ class Job(TimeLimited, Generic[S]):
     def _not_answerable(self) -> None:
         self.answerable = False
         if self.task_id is not None:
-            self.session.open.discard(self.task_id)
+            (self.session.ended if self.state is State.ENDED else self.session.gave_up)(self.task_id)
 
     def _attempted(self, error: UCaptchaError | None, cost: Any = None) -> None:
         """Note one createTask of a solve, and how it went."""

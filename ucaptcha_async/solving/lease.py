@@ -12,6 +12,7 @@ import attrs
 from ucaptcha_async.budget import Reservation
 from ucaptcha_async.journal import Claim, ClaimKind, Intent, Journal, State
 from ucaptcha_async.journal.records import new_id
+from ucaptcha_async.json_values import EXACT
 
 from .session import Session
 
@@ -158,6 +159,10 @@ class Lease:
         if self.row is not None:
             await self.session.write(lambda journal, row: journal.accepted(row, task_id), self.row)
 
+    async def park(self) -> None:
+        """Nobody waits for the task any more."""
+        await self.close(Fate.PARKED)
+
     async def close(self, fate: Fate, end: End = End()) -> None:
         """Settle all of it, as the table says. Money first: a cancellation while the journal writes loses no cent.
 
@@ -177,7 +182,8 @@ class Lease:
         first = await self.session.write(lambda journal, row: report(journal, row, end), row)
         if counted and first is False and end.cost is not None:
             # Another process that waits for the same task of the journal has counted it.
-            self.session.tally.spent[self.kind] -= end.cost
+            spent = self.session.tally.spent
+            spent[self.kind] = EXACT.subtract(spent[self.kind], end.cost)
         if taken_up and first and self.session.budget is not None and money is not Money.KEEP:
             cost = end.cost if money is Money.SETTLE else Decimal(0)
             if cost is not None:

@@ -28,6 +28,7 @@ from ucaptcha_async.errors import (
     UCaptchaError,
 )
 from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, TokenReady, TokenTaken
+from ucaptcha_async.json_values import EXACT
 from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.tasks import Solution, Task
 
@@ -437,7 +438,7 @@ class Prefetch(Generic[S]):
     def _expire(self, token: _Token[S]) -> None:
         solution = token.solution
         self._expired += 1
-        self._wasted += solution.cost or 0
+        self._wasted = EXACT.add(self._wasted, solution.cost or Decimal(0))
         self._emit(TokenExpired, solution.task_id, cost=solution.cost)
 
     async def _watch_ages(self) -> None:

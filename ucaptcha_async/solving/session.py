@@ -29,8 +29,9 @@ from ucaptcha_async.events import (
     SubmitsResumed,
 )
 from ucaptcha_async.journal import Journal
+from ucaptcha_async.json_values import EXACT
 from ucaptcha_async.pacing import Breaker, InFlight, InFlightBound
-from ucaptcha_async.pacing.event_loop import EventLoop
+from ucaptcha_async.pacing.event_loop import EventLoop, Running, wait_through
 from ucaptcha_async.polling import Polling, SolveTimes
 from ucaptcha_async.results import Outcome
 from ucaptcha_async.transport.api import Api
@@ -56,6 +57,14 @@ REMEMBERED_TASKS = 10_000
 """Tasks that are remembered, so that each is counted once, and its secrets are known to who names its id alone."""
 
 
+class Held(Protocol):
+    """What a task at the service holds: `Lease` is one."""
+
+    async def park(self) -> None:
+        """Nobody waits for the task any more: its money counts as spent, and anybody may take its row up."""
+        ...
+
+
 class Call(Protocol):
     """A call that is under way, as the session knows it: `Job` is one."""
 
@@ -63,6 +72,11 @@ class Call(Protocol):
     key: str | None
     task_id: str | None
     secrets: tuple[str, ...]
+
+    @property
+    def lease(self) -> Held | None:
+        """What its task holds."""
+        ...
 
     @property
     def kind(self) -> str:
@@ -106,7 +120,7 @@ class Session:
         running: The calls that are under way.
         submitting: The submits that are made, and have not departed yet. The others wait while they are small, before
             anything of their request is made, and polls do not have to wait behind all of them.
-        open: The ids of the tasks at the service that a job here is answerable for.
+        open: The tasks at the service that a job here is answerable for: what each holds, by its id.
         asking: Who asks for a task just now, by its id.
         abandoned: Ids of paid tasks that nobody here waits for any more.
         intakes: What stops the reading of inputs, of each stream that is open, with the error that ends it.
@@ -132,7 +146,7 @@ class Session:
     rng: Random = attrs.field(factory=Random)
     tally: Tally = attrs.field(factory=Tally)
     running: set[Call] = attrs.field(factory=set)
-    open: set[str] = attrs.field(factory=set)
+    open: dict[str, Held | None] = attrs.field(factory=dict)
     asking: dict[str, Any] = attrs.field(factory=dict)
     abandoned: deque[str] = attrs.field(factory=lambda: deque(maxlen=100_000))
     intakes: set[Callable[[ClientStateError], None]] = attrs.field(factory=set)
@@ -147,7 +161,10 @@ class Session:
     _counted: dict[str, None] = attrs.field(factory=dict)
     _secrets: dict[str, tuple[str, ...]] = attrs.field(factory=dict, repr=False)
     _left: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
+    _given_up: dict[str, None] = attrs.field(factory=dict)
     _dropped: deque[tuple[Callable[[], None], str | None]] = attrs.field(factory=deque)
+    _unparked: deque[Held] = attrs.field(factory=deque)
+    _parking: Running | None = None
 
     def emit(self, kind: type[Event], job: Call | None = None, **details: Any) -> Context | None:
         """Tell the hook, if there is one; what it wants to be kept with the solve."""
@@ -176,7 +193,7 @@ class Session:
             self._counted[task_id] = None
             while len(self._counted) > REMEMBERED_TASKS:
                 del self._counted[next(iter(self._counted))]
-        self.tally.spent[kind] = self.tally.spent.get(kind, Decimal(0)) + cost
+        self.tally.spent[kind] = EXACT.add(self.tally.spent.get(kind, Decimal(0)), cost)
         return True
 
     def unread(self, outcome: Outcome[Any]) -> None:
@@ -254,9 +271,30 @@ class Session:
         self._left[task_id] = min(next_poll, now + self.polling.interval)
         self._left.move_to_end(task_id)
 
+    def gave_up(self, task_id: str) -> None:
+        """A task that has not ended is answered for by nobody here, and answers about it may still come."""
+        self.open.pop(task_id, None)
+        self._given_up[task_id] = None
+        while len(self._given_up) > REMEMBERED_TASKS:
+            del self._given_up[next(iter(self._given_up))]
+
+    def ended(self, task_id: str) -> None:
+        """A task has ended: from now on the service may give its id to another."""
+        self.open.pop(task_id, None)
+        self._given_up.pop(task_id, None)
+
+    def is_known(self, task_id: str, first: bool | None) -> bool:
+        """Whether an id is that of a task which has not ended here, so that no other task was just made with it.
+
+        Args:
+            task_id: The id.
+            first: Whether it came with a connection's first answer: that is no late one about a task given up.
+        """
+        return task_id in self.open or (first is not True and (task_id in self._given_up or task_id in self.asking))
+
     def accepted(self, task_id: str, job: Call) -> None:
         """The service has a task; what its answers may repeat is kept for those who ask by the id alone."""
-        self.open.add(task_id)
+        self.open[task_id] = job.lease
         if job.secrets:
             self._secrets[task_id] = job.secrets
             while len(self._secrets) > REMEMBERED_TASKS:
@@ -315,7 +353,29 @@ class Session:
             free_place()
             if task_id is not None:
                 self.abandoned.append(task_id)
-                self.open.discard(task_id)
+                held = self.open.get(task_id)
+                self.gave_up(task_id)
+                if held is not None:
+                    self._unparked.append(held)
+        if self._unparked and self._parking is None and self.loop.runs_here():
+            self._parking = self.loop.spawn(self._park(), self._parked, None)
+
+    async def _park(self) -> None:
+        """Settle what nobody waits for; together, so that the journal writes it in few batches."""
+        async with anyio.create_task_group() as tasks:
+            while self._unparked:
+                tasks.start_soon(self._park_one, self._unparked.popleft())
+
+    @staticmethod
+    async def _park_one(held: Held) -> None:
+        try:
+            await held.park()
+        except Exception:
+            logger.exception("a task that nobody waits for could not be settled")
+
+    def _parked(self, _: object, error: BaseException | None) -> None:
+        self._parking = None
+        self._look_if_idle()
 
     # --- the client's life --------------------------------------------------------------------------------------------
 
@@ -355,10 +415,9 @@ class Session:
             if job.state == "queue" or (job.state == "submit" and job.charged is False):
                 job.stop()
         with anyio.move_on_after(seconds):
-            await self._until_idle()
+            await self._idle_event().wait()
         self.stop("queue", "submit", "wait", "ended")
-        with anyio.CancelScope(deadline=self.loop.time() + self.cancel_grace + LAST_WRITE, shield=True):
-            await self._until_idle()
+        await self._until_idle(self.loop.time() + self.cancel_grace + LAST_WRITE)
         ended, self.drained = self.drained, None
         return ended
 
@@ -369,11 +428,16 @@ class Session:
         self.closed = True
         self._end_submits("the client was closed")
         self.stop("queue", "submit", "wait", "ended")
-        with anyio.CancelScope(deadline=self.loop.time() + self.cancel_grace + LAST_WRITE, shield=True):
-            await self._until_idle()
-        self.sweep()
-        self.abandoned.extend(self.open)
-        self.open.clear()
+        try:
+            await self._until_idle(self.loop.time() + self.cancel_grace + LAST_WRITE)
+        finally:
+            self.sweep()
+            self.abandoned.extend(self.open)
+            self._unparked.extend(filter(None, self.open.values()))
+            self.open.clear()
+            with anyio.move_on_after(LAST_WRITE, shield=True):
+                await self._park()
+            await self._until_idle(self.loop.time() + LAST_WRITE)
 
     def stop(self, *states: str) -> None:
         """End the calls that are in one of these states."""
@@ -381,15 +445,22 @@ class Session:
             if job.state in states:
                 job.stop()
 
-    async def _until_idle(self) -> None:
-        while self.running:
-            self._idle = self._idle or anyio.Event()
-            await self._idle.wait()
+    async def _until_idle(self, deadline: float) -> None:
+        """Wait until nothing runs, whatever happens; a cancellation that comes meanwhile is raised at the end."""
+        await wait_through(self._idle_event(), deadline)
+
+    def _idle_event(self) -> anyio.Event:
+        idle = self._idle = self._idle or anyio.Event()
+        self._look_if_idle()
+        return idle
 
     def stopped_running(self, job: Call) -> None:
         """A call has ended."""
         self.running.discard(job)
-        if not self.running and self._idle is not None:
+        self._look_if_idle()
+
+    def _look_if_idle(self) -> None:
+        if not self.running and self._parking is None and self._idle is not None:
             self._idle.set()
             self._idle = None
 

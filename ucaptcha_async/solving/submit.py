@@ -66,11 +66,12 @@ def fate_of(error: UCaptchaError, exchange: Exchange) -> Fate:
     """
     if isinstance(error, APIConnectionError):
         return Fate.UNCERTAIN if exchange.sent else Fate.UNSENT
-    if exchange.named is not None:  # an answer that refuses and names a task contradicts itself
+    # An answer that refuses and names a task contradicts itself.
+    if exchange.named is not None or isinstance(error, Unreadable):
         return Fate.UNCERTAIN
     if exchange.status == 429:
         return Fate.REFUSED
-    if not exchange.in_protocol or isinstance(error, Unreadable):
+    if not exchange.in_protocol:
         return Fate.UNCERTAIN
     status, for_now = exchange.status or 0, isinstance(error, NoProviderError | RateLimitedError)
     if is_internal(exchange.code) or (status >= 500 and not (for_now and exchange.code in CODES)):
@@ -157,13 +158,10 @@ async def _answered(job: Submission, exchange: Exchange) -> None:
             answer = await session.api.ask(exchange)
         if answer.task_id is None and answer.status not in (Status.READY, Status.FAILED):
             raise Unreadable("createTask answered without a taskId")
-        if answer.task_id is not None and answer.task_id in session.open:
-            raise Unreadable("createTask answered with the id of another task")
     except UCaptchaError as error:
         job.fate = fate_of(error, exchange)
-        if exchange.named in session.open:
-            # Another submit of this client got that id: this is its answer, or the service is confused.
-            exchange.named = error.task_id = None
+        if session.on_uncertain == "resubmit" and exchange.partial is not None:
+            exchange.named = None  # an answer that broke off: as was asked for, the task is submitted again
         if exchange.in_protocol:
             session.answered()
         _tell_breaker(job, exchange, error)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import codecs
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -45,8 +46,20 @@ def _whole(text: str) -> int | str:
         return text
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which a name stands twice: `"taskId": "t-1", "taskId": null` must not cost the id."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if value or name not in found:
+            found[name] = value
+    return found
+
+
 # Not strict: a line break in a description breaks nothing.
 _decode = json.JSONDecoder(parse_float=_decimal, parse_int=_whole, strict=False).decode
+_decode_with_care = json.JSONDecoder(
+    parse_float=_decimal, parse_int=_whole, strict=False, object_pairs_hook=_each_once
+).decode
 
 DEEPEST = 64
 """Levels of lists and objects that are kept of an answer: none of the protocol has more than a few."""
@@ -67,6 +80,9 @@ TASK_FIELDS = frozenset({"taskid", "captchaid"})
 """The fields that name a task, in lower case and without underscores: the family spells them in several ways."""
 
 _STATUSES = frozenset(map(str, Status))
+
+_TASK_ID = re.compile(r'"taskId"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9]+(?=[\s,}]))')
+"""A task's id that came whole."""
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
@@ -127,6 +143,8 @@ class Api:
         timeout: Seconds for one request, from its departure.
         clock: The event loop's clock, once the client is entered.
         sender: The way for requests, once the client is entered.
+        is_known: Whether an id, that came with a connection's first answer or a later one (as in `Reply`), is that of
+            another task of this client, so that no task that was just made can have it.
         requests: Requests that departed.
         throttled: Answers with HTTP 429.
     """
@@ -136,6 +154,7 @@ class Api:
     _key: SecretStr
     clock: Clock = attrs.field(init=False)
     sender: Sender = attrs.field(init=False)
+    is_known: Callable[[str, bool | None], bool] = lambda task_id, first: False
     requests: int = 0
     throttled: int = 0
     _told: set[str] = attrs.field(factory=set, init=False)
@@ -199,9 +218,10 @@ class Api:
             APIConnectionError: No answer came, or another request's.
             UCaptchaError: The service refuses, or its answer is not the protocol's.
         """
-        reply = failure = None
+        reply = failure = body = None
         try:
             reply = await self.sender.send(exchange)
+            body = _read(exchange, reply)  # before a limiter of the caller's own could fail
         except UnansweredError as error:
             failure = self._unanswered(exchange, error)
         finally:
@@ -209,22 +229,23 @@ class Api:
                 self.requests += 1
                 self._tell_limiter(reply)
         if failure is not None or reply is None:
+            if (answer := self._broken_off(exchange)) is not None:
+                return answer
             try:
                 raise failure from failure.__cause__  # type: ignore[misc,union-attr]
             finally:
                 del failure  # the frame must not keep its own exception alive
-        return _answer(exchange, self._body(exchange, reply, believed), reply)
+        body = self._body(exchange, reply, body, believed)
+        return _answer(exchange, body, reply.sent_at, reply.received_at)
 
-    def _body(self, exchange: Exchange, reply: Reply, believed: str | None) -> Mapping[str, Any]:
-        body = _read(exchange, reply)
+    def _body(
+        self, exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None, believed: str | None
+    ) -> Mapping[str, Any]:
         if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
             # Looked at first: what another request's answer says, good or bad, is nothing to this one.
             self._named_another(exchange, reply)
-        if exchange.submit and exchange.named is not None and reply.repeated and body is not None and _has_ended(body):
-            # A second answer to an earlier request. Of a task that is open still, its submit tells.
-            reply.discard()
-            exchange.named, exchange.in_protocol = None, True
-            raise Unreadable("createTask answered with the solution of another task")
+        if exchange.submit and exchange.named is not None and body is not None:
+            self._is_its_own(exchange.named, reply, body, exchange)
         try:
             return _understood(exchange, reply, body)
         except UCaptchaError as error:
@@ -238,12 +259,40 @@ class Api:
         failure.__cause__ = error.__cause__
         return failure
 
+    def _broken_off(self, exchange: Exchange) -> Answer | None:
+        """What came of an answer to a submit that did not end as it should: it may name the task already.
+
+        Returns:
+            The answer, if all of its text came and it takes the task.
+        """
+        if not exchange.submit or exchange.partial is None or exchange.sent_at is None:
+            return None
+        text = _decoded(exchange.partial).lstrip()
+        found = _TASK_ID.search(text) if text.startswith("{") else None
+        named = None if found is None else _id(_decode(found[1]))
+        if named is None or self.is_known(named, None):
+            return None
+        exchange.named, body = named, _object(exchange.partial)
+        if body is None or _is_error(body) or _id(_task(body)) != named:
+            return None
+        exchange.in_protocol = True
+        return _answer(exchange, body, exchange.sent_at, exchange.clock())
+
     def _tell_limiter(self, reply: Reply | None) -> None:
         if reply is None:
             self.limiter.lost()
         else:
             self.throttled += reply.status == 429
             self.limiter.observe(reply.status, reply.headers, sent_at=reply.sent_at, received_at=reply.received_at)
+
+    def _is_its_own(self, named: str, reply: Reply, body: Mapping[str, Any], exchange: Exchange) -> None:
+        """Raise `Unreadable` if what came for a submit is about an earlier task."""
+        if not (reply.repeated and _has_ended(body)) and not self.is_known(named, reply.first):
+            return
+        if not reply.first:
+            reply.discard()
+        exchange.named, exchange.in_protocol = None, True
+        raise Unreadable("createTask answered with the id of another task")
 
     def _named_another(self, exchange: Exchange, reply: Reply) -> None:
         """On a connection's first request an answer cannot be an earlier one's, and is believed."""
@@ -316,7 +365,7 @@ def _task_of(exchange: Exchange) -> str | None:
     return exchange.task_id or exchange.named
 
 
-def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer:
+def _answer(exchange: Exchange, body: Mapping[str, Any], sent_at: float, received_at: float) -> Answer:
     status = _status(body) or _word(exchange, body, "status") or Status.PROCESSING.value
     milliseconds = _money(body.get("solveTime"))
     failed = status == "failed"
@@ -329,8 +378,8 @@ def _answer(exchange: Exchange, body: Mapping[str, Any], reply: Reply) -> Answer
         solve_time=None if milliseconds is None else float(milliseconds) / 1000,
         error_code=_word(exchange, body, "errorCode") if failed else None,
         error_description=_told(exchange, body) if failed else None,
-        sent_at=reply.sent_at,
-        received_at=reply.received_at,
+        sent_at=sent_at,
+        received_at=received_at,
         raw=body,
     )
 
@@ -388,7 +437,9 @@ def _sentence(value: object, depth: int = 0) -> str | None:
 
 def _object(content: bytes) -> Mapping[str, Any] | None:
     try:
-        body = _decode(_decoded(content))
+        text = _decoded(content)
+        twice = text.count('"taskId"') > 1 or text.count('"errorId"') > 1
+        body = (_decode_with_care if twice else _decode)(text)
     except (ValueError, RecursionError):
         return None
     return SecretMapping(body) if isinstance(body, dict) else None

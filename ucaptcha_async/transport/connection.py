@@ -105,6 +105,11 @@ class Parser:
         else:
             self.failure = content
 
+    @property
+    def partial(self) -> SecretBytes | None:
+        """What has come of the body, if the answer broke off."""
+        return SecretBytes(b"".join(self._body)) if self._body else None
+
     def _feed(self, data: bytes) -> None:
         raise NotImplementedError
 

@@ -112,7 +112,11 @@ _WITH_SERVERS = _OF_SERVERS | {"ERROR", "FAILED", "FAILURE", "FAULT"}
 # belongs to the task decides before what belongs to the account: `ERROR_INVALID_SITEKEY` is about no API key.
 _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
     ("UNSOLVABLE", UnsolvableError),
-    *((f"{word} FAILED", UnsolvableError) for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA")),
+    *(
+        (f"{word} {failed}", UnsolvableError)
+        for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA", "CAPCHA", "RECAPTCHA", "HCAPTCHA", "SOLUTION")
+        for failed in ("FAILED", "FAILURE")
+    ),
     *((f"{word} TIMEOUT", UnsolvableError) for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA", "RECAPTCHA")),
     ("NOT SUPPORTED", UnsupportedTaskError),
     ("UNSUPPORTED", UnsupportedTaskError),
@@ -137,6 +141,12 @@ _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
     *((word, InvalidTaskError) for word in ("SITEKEY", "GOOGLEKEY", "WEBSITEKEY", "PUBLICKEY", "SITE", "WEBSITE")),
     *((word, InvalidTaskError) for word in ("GOOGLE", "PUBLIC", "PAGE", "PAGEURL", "URL", "WEBSITEURL", "DOMAIN")),
     *((word, InvalidTaskError) for word in ("IMAGE", "FILE", "FILESIZE", "BODY", "TASK", "PARAMETER", "PARAMETERS")),
+    *(
+        (word, InvalidTaskError)
+        for word in ("USER AGENT", "USERAGENT", "COOKIE", "COOKIES", "ACTION", "METHOD", "TYPE")
+    ),
+    *((word, InvalidTaskError) for word in ("CAPTCHA", "CAPCHA", "RECAPTCHA", "HCAPTCHA", "TURNSTILE", "ENTERPRISE")),
+    *((word, ServiceError) for word in ("PROVIDER", "PROVIDERS", "SERVICE")),
     *((word, InsufficientBalanceError) for word in ("BALANCE", "FUNDS", "MONEY", "CREDIT", "CREDITS")),
     ("IP BANNED", AddressRefusedError),
     ("IP BLOCKED", AddressRefusedError),

@@ -78,6 +78,7 @@ class Exchange:
         code: The error code in the answer, in upper case.
         named: The task that the answer names.
         said: The status of the task in the answer.
+        partial: What came of an answer's body that broke off: it may name the task.
         in_protocol: Whether the answer is the protocol's own, and not some page's or gateway's.
     """
 
@@ -101,6 +102,7 @@ class Exchange:
     code: str | None = attrs.field(default=None, init=False, repr=False)
     named: str | None = attrs.field(default=None, init=False)
     said: str | None = attrs.field(default=None, init=False, repr=False)
+    partial: SecretBytes | None = attrs.field(default=None, init=False, repr=False)
     in_protocol: bool = attrs.field(default=False, init=False)
 
     async def permit(self) -> None:

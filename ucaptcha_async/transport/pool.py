@@ -251,6 +251,7 @@ class Pool:
             self._distrust()
         if failure is not None:
             self._check_open()
+            exchange.partial = answer.partial
             late = f"no answer within {exchange.timeout:g} s"
             raise UnansweredError(late if failure is LATE else exchange.clean(failure))
         if connection.doomed:

@@ -158,7 +158,7 @@ class Injected:
         dispatch.hand_over()
         response = await self._client.send(request, stream=True, follow_redirects=False)
         try:
-            content = await _content(response)
+            content = await _content(response, exchange)
         finally:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
@@ -230,7 +230,7 @@ class _Dispatch:
             self._exchange.sent, self._exchange.sent_at = False, None
 
 
-async def _content(response: Any) -> SecretBytes:
+async def _content(response: Any, exchange: Exchange) -> SecretBytes:
     """The body, bounded before and after decompression."""
     if response.is_stream_consumed:  # a transport of the caller's own gave it whole
         return SecretBytes(response.content)
@@ -246,7 +246,8 @@ async def _content(response: Any) -> SecretBytes:
                 pieces.append(SecretBytes(piece))
             else:  # closed, and then read to its end: a generator that is left half-way is a defect to trio
                 await response.aclose()
-    except Exception:
+    except BaseException:
+        exchange.partial = SecretBytes(b"".join(pieces))
         if size <= MAX_BODY:
             raise
     if size > MAX_BODY:
