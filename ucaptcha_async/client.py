@@ -737,8 +737,9 @@ def _api_key(given: str | None) -> SecretStr:
 
 def _base_url(given: str | None, insecure: bool) -> str:
     found = os.environ.get("UCAPTCHA_BASE_URL")
-    field = "UCAPTCHA_BASE_URL" if found and not given else "base_url"
-    url = given or SecretStr(found or BASE_URL)
+    given = None if given == "" else given
+    field = "UCAPTCHA_BASE_URL" if found and given is None else "base_url"
+    url = SecretStr(found or BASE_URL) if given is None else given
     parts = split_url(field, url, ConfigurationError)
     scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
     more = parts.username is not None or bool(parts.query or parts.fragment)
@@ -822,9 +823,15 @@ def _callbacks(value: CallbackReceiver | None) -> CallbackReceiver | None:
 
 
 def _callable(field: str, value: Hook | None) -> Hook | None:
-    if value is not None and not callable(value):
-        raise wrong(field, value, "a function that takes an event, or None", ConfigurationError)
+    if value is not None and (not callable(value) or _is_async(value)):
+        allowed = "a function that takes an event (not an async one: nobody would await it), or None"
+        raise wrong(field, value, allowed, ConfigurationError)
     return value
+
+
+def _is_async(value: object) -> bool:
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - it is looked at, and not called
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
 
 
 def _http_client(value: HTTPClient) -> HTTPClient:
