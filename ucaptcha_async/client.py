@@ -382,8 +382,9 @@ class AsyncClient:
             task_id: The service's id.
             kind: The task's class, for a typed solution: `client.job(id, RecaptchaV2)`.
         """
-        if not isinstance(task_id, str) or not task_id:
-            raise wrong("task_id", task_id, "the id of a task (non-empty str)")
+        _known_id(task_id)
+        if not (isinstance(kind, type) and issubclass(kind, Task)):
+            raise wrong("kind", kind, "a class of tasks, for example RecaptchaV2")
         session, task = self._ready(), kind.known_by_id()
         secrets = session.secrets_of(task_id)
         return Job(session, task, self._options, None, task_id, State.WAITING, respell=True, secrets=secrets)
@@ -568,6 +569,7 @@ class AsyncClient:
     async def get_task_result(self, task_id: str) -> TaskResult:
         """Ask once for the state of a task. Source: docs/api/ucaptcha/get-task-result."""
         session = self._ready()
+        _known_id(task_id)
         question = session.api.get_task_result(task_id, session.secrets_of(task_id))
         with _perhaps_charged():
             return _task_result(await session.api.ask(question), task_id)
@@ -588,9 +590,8 @@ class AsyncClient:
         Returns:
             The service's confirmation.
         """
-        if not isinstance(message, str) or not message:
-            raise wrong("message", message, "a non-empty str: the service requires one")
         session = self._ready()
+        _known_id(task_id)
         with _perhaps_charged():
             return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
 
@@ -674,6 +675,11 @@ class _State:
     def check_entered(self) -> None:
         if self.word == "not entered":
             raise ClientStateError("the client is not entered: use it inside 'async with', or await its open() first")
+
+
+def _known_id(task_id: str) -> None:
+    if not isinstance(task_id, str) or not task_id:
+        raise wrong("task_id", task_id, "the id of a task (non-empty str)")
 
 
 @contextlib.contextmanager

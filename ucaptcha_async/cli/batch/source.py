@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import attrs
 
+from ucaptcha_async.cli.connection import check_stdin
 from ucaptcha_async.cli.exits import CommandError, Exit
 from ucaptcha_async.cli.kinds import build, json_value
 from ucaptcha_async.errors import InvalidTaskError
@@ -366,6 +367,8 @@ def open_source(path: Path, format: Format | None, defaults: Defaults) -> Source
     chosen = format or told
     if folder != (chosen == "images"):
         raise CommandError(f"{str(path)!r} is {'a folder' if folder else 'no folder'}: --format {chosen} cannot be")
+    if stdin:
+        check_stdin()
     if stdin and sys.stdin.isatty():
         raise CommandError("standard input is a terminal: give a file, or send one with '<'")
     if chosen == "images":
