@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -593,3 +594,47 @@ def test_json_results_are_one_line(run: Run) -> None:
 
     assert len(lines) == 1
     assert json.loads(lines[0])["currency"] == "USD"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_terminated_solve_says_what_is_paid_for(name: str) -> None:
+    """As one that is interrupted: a container that stops loses no id."""
+    with running_service() as service:
+        process = start(service.url, "solve", "turnstile", "website-url=https://example.com", "website-key=k")
+        wait_until(lambda: service.books()["accepted"])
+        time.sleep(0.3)
+        process.send_signal(getattr(signal, name))
+        ended = end(process)
+
+    assert ended.code == Exit.TERMINATED
+    assert "paid for and not waited for: ucaptcha result " in ended.err
+    assert "error: terminated" in ended.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such shell")
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("batch - -o - -q <&-", Exit.FILE, "standard input is closed"),
+        ("solve image - <&-", Exit.FILE, "standard input is closed"),
+        ("balance >&-", Exit.FILE, "standard output is closed"),
+        ("batch - -o - -q >&-", Exit.FILE, "standard output is closed"),
+    ],
+)
+def test_closed_streams_are_told(words: str, code: Exit, told: str) -> None:
+    """In one sentence; what cannot be printed does not count as done."""
+    with running_service() as service:
+        line = f'exec "{sys.executable}" -m ucaptcha_async {words}'
+        ended = subprocess.run(["sh", "-c", line], env=environment(service.url), capture_output=True, text=True)
+
+    assert ended.returncode == code
+    assert f"error: {told}" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("columns", ["0", "00", ""])
+def test_terminal_without_columns(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    """As some editors and build machines say."""
+    monkeypatch.setenv("COLUMNS", columns)
+
+    assert main(["--help"]) == 0

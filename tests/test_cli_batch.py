@@ -682,6 +682,47 @@ def test_tables_as_spreadsheets_write_them(run: Run, tmp_path: Path, output: Pat
     assert count_lines(table) == 3
 
 
+def test_table_of_another_encoding_is_not_sent_changed(run: Run, tmp_path: Path, output: Path) -> None:
+    """An address with replaced characters would be paid for."""
+    table = tmp_path / "t.csv"
+    rows = ["website_url,website_key", f"{page(1)}?caf\u00e9,k", f"{page(2)},k", f"{page(3)},k\r{page(4)},k"]
+    table.write_bytes("\n".join(rows).encode("latin-1"))
+    ended = run(table, "-o", output, "--type", "turnstile")
+
+    assert ended.code == Exit.REJECTS
+    assert [line["line"] for line in read_lines(output)] == [3]
+    rejects = read_lines(output.with_name("results.jsonl.rejects"))
+    assert [line["reason"].partition(":")[0] for line in rejects] == [
+        "the text is not UTF-8",
+        "a carriage return stands inside the line",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "encoding", "why"),
+    [("\r", "utf-8", "a carriage return"), ("\r\n", "utf-16-le", "zero bytes"), ("\n", "latin-1", "not UTF-8")],
+)
+def test_table_that_cannot_be_read_says_why(
+    run: Run, tmp_path: Path, output: Path, ends: str, encoding: str, why: str
+) -> None:
+    """In one sentence, not as a batch that is done, or as a field that nobody has named."""
+    table = tmp_path / "t.csv"
+    table.write_bytes(f"website_url,website_key,\u00e9{ends}{page(1)},k,{ends}".encode(encoding))
+    ended = run(table, "-o", output, "--type", "turnstile")
+
+    assert (ended.code, ended.err.count("\n")) == (Exit.USAGE, 1)
+    assert "the first line of the table cannot be read" in ended.err
+    assert why in ended.err
+
+
+def test_cell_may_hold_a_large_image(run: Run, tmp_path: Path, output: Path) -> None:
+    """Larger than what the csv module takes unless told."""
+    image = base64.b64encode(base64.b64decode(PIXEL) + bytes(150_000)).decode()
+    table = write_lines(tmp_path / "t.csv", ["image", image])
+
+    assert run(table, "-o", output, "--type", "image").code == 0
+
+
 def test_table_may_say_what_parts_its_cells(run: Run, tmp_path: Path, output: Path) -> None:
     """As spreadsheets do."""
     table = write_lines(tmp_path / "t.csv", ["sep=;", "website_url;website_key,x:", f"{page(1)};1"])

@@ -90,6 +90,9 @@ def test_forgotten_work_can_be_submitted_anew(run: Run, output: Path, tmp_path: 
 
 def test_old_rows_can_be_removed(run: Run, output: Path) -> None:
     """Only what has ended."""
+    for wrong in ("-1", "nan", "inf"):
+        refused = run("journal", output, f"--prune={wrong}")
+        assert (refused.code, "--prune must be" in refused.err) == (Exit.USAGE, True)
     assert "2 ended rows removed" in run("journal", output, "--prune", "0").err
     told = run("journal", output, "--json").json
     assert {total["state"] for total in told["totals"]} == {"accepted", "uncertain"}

@@ -130,6 +130,16 @@ async def test_balance_and_feedback() -> None:
         await client.feedback(solution.task_id or "", accepted=True, message="fine after all")
         with pytest.raises(InvalidTaskError, match="message must be a non-empty str"):
             await client.feedback(solution.task_id or "", accepted=True, message="")
+        with pytest.raises(InvalidTaskError, match="message must be a non-empty str"):
+            await solution.accepted("")
+        with pytest.raises(InvalidTaskError, match="accepted must be True or False; got str"):
+            await client.feedback("id", accepted="no", message="no")  # type: ignore[arg-type]
+        with pytest.raises(InvalidTaskError, match="code must be"):
+            await client.feedback("id", accepted=True, message="yes", code=3)  # type: ignore[arg-type]
+        with pytest.raises(InvalidTaskError, match="task_id must be"):
+            await client.get_task_result(None)  # type: ignore[arg-type]
+        with pytest.raises(InvalidTaskError, match="kind must be a class of tasks"):
+            client.job("id", "RecaptchaV2")  # type: ignore[call-overload]
 
     assert service.books.request_counts["feedbackTask"] == 2
 

@@ -784,6 +784,11 @@ def _aiolimiter() -> Any:
     return AsyncLimiter()
 
 
+class AsyncHook:
+    async def __call__(self, event: Any) -> None:
+        """Never awaited, if it were taken."""
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -809,6 +814,8 @@ def _aiolimiter() -> Any:
         ({"callbacks": "https://example.com/hook"}, "callbacks"),
         ({"on_event": "print"}, "on_event"),
         ({"on_event": 1}, "on_event"),
+        ({"on_event": asyncio.sleep}, "on_event must be .*not an async one"),
+        ({"on_event": AsyncHook()}, "on_event must be .*not an async one"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"max_in_flight": -1}, "max_in_flight"),
         ({"max_in_flight": True}, "max_in_flight"),
@@ -829,6 +836,12 @@ def _aiolimiter() -> Any:
         ({"ssl_context": True}, "ssl_context"),
         ({"ssl_context": "ca.pem"}, "ssl_context"),
         ({"base_url": 5}, "base_url"),
+        ({"base_url": 0}, "base_url"),
+        ({"base_url": []}, "base_url"),
+        ({"proxy": "http://u:p@\ud800:1"}, "proxy must be a proxy URL"),
+        ({"proxy": "http://u:\udce9@h:1"}, "proxy must be a proxy URL"),
+        ({"proxy": "http://a..b:1"}, "proxy must be a proxy URL"),
+        ({"proxy": "http://a\0b:1"}, "proxy must be a proxy URL"),
         ({"allow_insecure": 1}, "allow_insecure"),
         ({"transport": None}, "transport"),
         ({"on_uncertain": True}, "on_uncertain"),

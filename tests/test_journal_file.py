@@ -152,6 +152,8 @@ def test_impossible_settings(path: Path) -> None:
         SQLiteJournal(path, synchronous="off")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="patience"):
         SQLiteJournal(path, patience=-1)
+    with pytest.raises(ConfigurationError, match="store_solutions must be True or False; got str"):
+        SQLiteJournal(path, store_solutions="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("word", "level"), [("normal", 1), ("full", 2)])

@@ -256,6 +256,8 @@ async def test_clients_that_share_a_limiter_share_the_limit() -> None:
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "10"])
 def test_limits_are_positive_whole_numbers(wrong: int) -> None:
     """A limit that is no positive whole number is refused at once."""
+    with pytest.raises(ConfigurationError, match="limit must be a whole number from 1 to 1000000000"):
+        RateLimiter(10**400)
     with pytest.raises(ConfigurationError, match="limit"):
         RateLimiter(wrong)
     with pytest.raises(ConfigurationError, match="limit"):

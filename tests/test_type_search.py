@@ -202,6 +202,16 @@ async def test_all_names_are_refused() -> None:
     assert await service.submit() == FIRST
 
 
+async def test_case_of_a_code_does_not_matter() -> None:
+    """As it does not for the class of its error."""
+    service = Service(SECOND)
+    search = await service.names.begin(TASK, None)
+    assert await search.refused(UnsupportedTaskError("no", error_code="task_not_supported"))
+    assert search.name is not None
+    assert search.name.type == SECOND
+    search.end()
+
+
 async def test_a_name_that_is_refused_one_day() -> None:
     """The search begins anew, within the same submit, and what was refused before is tried again."""
     service = Service(SECOND)

@@ -384,8 +384,9 @@ class AsyncClient:
             task_id: The service's id.
             kind: The task's class, for a typed solution: `client.job(id, RecaptchaV2)`.
         """
-        if not isinstance(task_id, str) or not task_id:
-            raise wrong("task_id", task_id, "the id of a task (non-empty str)")
+        _known_id(task_id)
+        if not (isinstance(kind, type) and issubclass(kind, Task)):
+            raise wrong("kind", kind, "a class of tasks, for example RecaptchaV2")
         session, task = self._ready(), kind.known_by_id()
         secrets = session.secrets_of(task_id)
         return Job(session, task, self._options, None, task_id, State.WAITING, respell=True, secrets=secrets)
@@ -570,6 +571,7 @@ class AsyncClient:
     async def get_task_result(self, task_id: str) -> TaskResult:
         """Ask once for the state of a task. Source: docs/api/ucaptcha/get-task-result."""
         session = self._ready()
+        _known_id(task_id)
         question = session.api.get_task_result(task_id, session.secrets_of(task_id))
         with _perhaps_charged():
             return _task_result(await session.api.ask(question), task_id)
@@ -590,9 +592,8 @@ class AsyncClient:
         Returns:
             The service's confirmation.
         """
-        if not isinstance(message, str) or not message:
-            raise wrong("message", message, "a non-empty str: the service requires one")
         session = self._ready()
+        _known_id(task_id)
         with _perhaps_charged():
             return await feedback(session, task_id, session.secrets_of(task_id), accepted, message, code)
 
@@ -678,6 +679,11 @@ class _State:
             raise ClientStateError("the client is not entered: use it inside 'async with', or await its open() first")
 
 
+def _known_id(task_id: str) -> None:
+    if not isinstance(task_id, str) or not task_id:
+        raise wrong("task_id", task_id, "the id of a task (non-empty str)")
+
+
 @contextlib.contextmanager
 def _perhaps_charged() -> Iterator[None]:
     """Nobody here knows whether a task was charged that is known by its id alone."""
@@ -739,8 +745,9 @@ def _api_key(given: str | None) -> SecretStr:
 
 def _base_url(given: str | None, insecure: bool) -> str:
     found = os.environ.get("UCAPTCHA_BASE_URL")
-    field = "UCAPTCHA_BASE_URL" if found and not given else "base_url"
-    url = given or SecretStr(found or BASE_URL)
+    given = None if given == "" else given
+    field = "UCAPTCHA_BASE_URL" if found and given is None else "base_url"
+    url = SecretStr(found or BASE_URL) if given is None else given
     parts = split_url(field, url, ConfigurationError)
     scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
     more = parts.username is not None or bool(parts.query or parts.fragment)
@@ -824,9 +831,15 @@ def _callbacks(value: CallbackReceiver | None) -> CallbackReceiver | None:
 
 
 def _callable(field: str, value: Hook | None) -> Hook | None:
-    if value is not None and not callable(value):
-        raise wrong(field, value, "a function that takes an event, or None", ConfigurationError)
+    if value is not None and (not callable(value) or _is_async(value)):
+        allowed = "a function that takes an event (not an async one: nobody would await it), or None"
+        raise wrong(field, value, allowed, ConfigurationError)
     return value
+
+
+def _is_async(value: object) -> bool:
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - it is looked at, and not called
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
 
 
 def _http_client(value: HTTPClient) -> HTTPClient:

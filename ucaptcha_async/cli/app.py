@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from cyclopts import App, CycloptsError, Group
 
@@ -67,13 +71,45 @@ def build() -> App:
 def run(arguments: Sequence[str]) -> int:
     """Run one command to its end, and return its exit code."""
     show_all_characters()
+    if os.environ.get("COLUMNS", "").strip("0") == "":
+        os.environ.pop("COLUMNS", None)  # no terminal is that narrow
+    with _terminated_like_interrupted() as terminated:
+        try:
+            result = build()(list(arguments), exit_on_error=False, print_error=False)
+            return int(result or 0)
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else Exit.USAGE
+        except BaseException as error:
+            cause = _cause(error)
+            if terminated and isinstance(cause, KeyboardInterrupt):
+                fail("terminated")
+                return Exit.TERMINATED
+            return _end(cause)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, so that it still says what it has paid for.
+
+    What has its own way to stop (`batch`, `serve`) takes the signals over. What is ignored (`nohup`) stays so.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
     try:
-        result = build()(list(arguments), exit_on_error=False, print_error=False)
-        return int(result or 0)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else Exit.USAGE
-    except BaseException as error:
-        return _end(_cause(error))
+        yield came
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _cause(error: BaseException) -> BaseException:

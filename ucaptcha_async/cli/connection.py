@@ -90,8 +90,15 @@ class Connection:
         return key
 
 
+def check_stdin() -> None:
+    """Refuse a standard input that is closed (`<&-`), as Python shows it."""
+    if sys.stdin is None:
+        raise CommandError("standard input is closed: give a file, or send one with '<'", Exit.FILE)
+
+
 def read_stdin() -> bytes:
     """All of standard input, as bytes."""
+    check_stdin()
     if sys.stdin.isatty():
         raise CommandError("standard input is a terminal; give a file, or send one with '<'", Exit.USAGE)
     return sys.stdin.buffer.read()

@@ -13,6 +13,7 @@ import anyio
 from cyclopts import Parameter
 from rich.table import Table
 
+from ucaptcha_async.checks import seconds
 from ucaptcha_async.client import AsyncClient
 from ucaptcha_async.journal import Entry, SQLiteJournal, State, Total
 from ucaptcha_async.results import Outcome
@@ -60,6 +61,8 @@ def journal(
     json: JsonFlag = False,
 ) -> int:
     """Show what a journal holds: what is open, and what everything has cost. Needs no key and no network."""
+    if prune is not None:
+        seconds("--prune", prune)  # a day yet to come would remove everything, and let it be paid again
     kept = _journal(file)
     return anyio.run(_look, kept, tuple(forget or ()), prune, json)
 

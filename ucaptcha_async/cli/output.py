@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -28,13 +29,15 @@ def one_line(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write a line of the result."""
+    """Write a line of the result. Raises `OSError` if standard output is closed (`>&-`)."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
     print(text, flush=True)
 
 
 def say_json(value: object) -> None:
     """Write the result as one line of JSON, whatever the encoding; money is text."""
-    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
     say(json.dumps(value, ensure_ascii=not unicode, default=str))
 
 

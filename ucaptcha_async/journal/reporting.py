@@ -22,6 +22,8 @@ class Reporting(Journal):
     """The half that all journals share."""
 
     def __init__(self, *, store_solutions: bool = False) -> None:
+        if not isinstance(store_solutions, bool):  # "no" would let secrets into a file
+            raise wrong("store_solutions", store_solutions, "True or False", ConfigurationError)
         self.store_solutions = store_solutions
 
     @abstractmethod

@@ -10,13 +10,16 @@ from typing import Protocol
 
 import attrs
 
-from ucaptcha_async.checks import Seconds, seconds, whole
-from ucaptcha_async.errors import ClientStateError
+from ucaptcha_async.checks import Seconds, seconds, whole, wrong
+from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
 from .event_loop import EventLoop, current
 from .gcra import HAIR, Pace
 from .quota import Quota, Reading
 from .wait_queue import WaitQueue
+
+MOST = 1_000_000_000
+"""The largest limit; what is more is no limit, and cannot be reckoned with."""
 
 BATCH = 16
 """The most requests that are let go in one turn of the event loop: many at once would stall it."""
@@ -68,7 +71,9 @@ class Limiter(Protocol):
 
 
 def _limit(value: int) -> int:
-    return whole("limit", value)
+    if whole("limit", value) > MOST:
+        raise wrong("limit", value, f"a whole number from 1 to {MOST}", ConfigurationError)
+    return value
 
 
 def _window(value: Seconds) -> float:

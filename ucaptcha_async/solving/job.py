@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 import attrs
 
-from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, time_limit
+from ucaptcha_async.checks import DEFAULT, ClientDefault, Seconds, time_limit, wrong
 from ucaptcha_async.errors import (
     APIConnectionError,
     Attempt,
@@ -744,6 +744,12 @@ async def feedback(
         message = "this solution came without a task id, so there is nothing to give feedback on"
         raise ClientStateError(message, charged=None)
     session.check_open(task_id)
+    if not isinstance(accepted, bool):
+        raise wrong("accepted", accepted, "True or False")  # "no" would count as a yes
+    if not isinstance(message, str) or not message:
+        raise wrong("message", message, "a non-empty str: the service requires one")
+    if code is not None and (not isinstance(code, str) or not code):
+        raise wrong("code", code, "a non-empty str, or None")
     result: dict[str, Any] = {"invalid": not accepted, "message": message}
     if code is not None:
         result["code"] = code

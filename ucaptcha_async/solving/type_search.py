@@ -202,7 +202,7 @@ class Search:
         Raises:
             UnsupportedTaskError: All names are refused now.
         """
-        if self.name is None or error.error_code not in UNKNOWN_TYPE or error.task_id is not None:
+        if self.name is None or (error.error_code or "").upper() not in UNKNOWN_TYPE or error.task_id is not None:
             return False
         self.tried.append(self.name.type)
         self._known.refuse(self.name.type)

@@ -81,9 +81,11 @@ class ServiceProxy:
         try:
             parts = urlsplit(url if "://" in url else "http://" + url)
             port, host = parts.port, parts.hostname
+            url.encode()  # what a variable holds need not be Unicode text
+            (host or "").encode("idna")
         except ValueError:
             return None
-        odd = parts.path not in ("", "/") or parts.query or parts.fragment or any(c.isspace() for c in url)
+        odd = parts.path not in ("", "/") or parts.query or parts.fragment or any(c.isspace() or c == "\0" for c in url)
         if parts.scheme not in _SCHEMES or not host or port == 0 or odd:
             return None
         scheme, usual = _SCHEMES[parts.scheme]

@@ -69,6 +69,8 @@ class Results:
     @classmethod
     def to_stdout(cls) -> Results:
         """The output on standard output: nothing to look back at."""
+        if sys.stdout is None:
+            raise CommandError("standard output is closed", Exit.FILE)
         sys.stdout.flush()
         return cls("standard output", os.dup(sys.stdout.fileno()))
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import attrs
 
+from ucaptcha_async.cli.connection import check_stdin
 from ucaptcha_async.cli.exits import CommandError, Exit
 from ucaptcha_async.cli.kinds import build, json_value
 from ucaptcha_async.errors import InvalidTaskError
@@ -257,6 +258,7 @@ class Table(LineSource):
         """All records, in order."""
         header: list[str] | None = None
         delimiter: str | None = None
+        csv.field_size_limit(LONGEST)  # an image in base64 is one cell
         with self._open() as reader:
             async for number, text in self._records(reader.lines()):
                 if delimiter is None and (told := _TOLD.fullmatch(text)):
@@ -266,14 +268,20 @@ class Table(LineSource):
                 if header is None:
                     self._no_urls(text)
                     delimiter = delimiter or _delimiter(text)
-                    header = _header(_cells(text, delimiter))
+                    header = _header(text, delimiter)
                     self.blank += text.count(b"\n") + 1
                     continue
-                cells = _cells(text, delimiter or ",")
+                if len(text) > LONGEST or text.count(b"\n") >= MOST_LINES:
+                    yield self._reject(number, "the record is too long; is a quote missing?")
+                    continue
+                try:
+                    cells = _cells(text, delimiter or ",")
+                except InvalidTaskError as error:
+                    self.blank += text.count(b"\n")
+                    yield self._reject(number, error.message, text)
+                    continue
                 if not any(cells):
                     self.blank += 1
-                elif len(text) > LONGEST or text.count(b"\n") >= MOST_LINES:
-                    yield self._reject(number, "the record is too long; is a quote missing?")
                 else:
                     self.blank += text.count(b"\n")
                     yield self._read(number, text, header, cells)
@@ -359,6 +367,8 @@ def open_source(path: Path, format: Format | None, defaults: Defaults) -> Source
     chosen = format or told
     if folder != (chosen == "images"):
         raise CommandError(f"{str(path)!r} is {'a folder' if folder else 'no folder'}: --format {chosen} cannot be")
+    if stdin:
+        check_stdin()
     if stdin and sys.stdin.isatty():
         raise CommandError("standard input is a terminal: give a file, or send one with '<'")
     if chosen == "images":
@@ -391,15 +401,26 @@ def _delimiter(names: bytes) -> str:
 
 
 def _cells(text: bytes, delimiter: str) -> list[str]:
-    row = csv.reader([text.decode(errors="replace")], delimiter=delimiter)
+    """The cells of a record. What cannot be read as it is meant is refused: a changed address would be paid for."""
+    if b"\0" in text:
+        raise InvalidTaskError("the text holds zero bytes: save it as UTF-8")
     try:
+        row = csv.reader([text.decode()], delimiter=delimiter)
         return [cell for cells in row for cell in cells]
+    except UnicodeDecodeError:
+        raise InvalidTaskError("the text is not UTF-8: save it as UTF-8") from None
     except csv.Error:
-        return ["?"]
+        pass
+    if re.search(rb"\r(?!\Z)", text):
+        raise InvalidTaskError("a carriage return stands inside the line: end lines with a line feed")
+    raise InvalidTaskError("the cells cannot be told apart; is a quote missing, or a cell too long?")
 
 
-def _header(cells: list[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
+def _header(text: bytes, delimiter: str) -> list[str]:
+    try:
+        header = [cell.strip() for cell in _cells(text, delimiter)]
+    except InvalidTaskError as error:
+        raise CommandError(f"the first line of the table cannot be read: {error.message}") from None
     if not header or not all(header) or len(set(header)) < len(header):
         raise CommandError("the first line of a table must name its fields, each once")
     return header
