@@ -35,7 +35,8 @@ from .tasks import Solution, Task
 from .transport.api import Answer, Api, plain
 from .transport.exchange import Sender
 from .transport.network import is_loopback
-from .transport.senders import HTTPClient, TransportName, check_settings, injected, open_sender
+from .transport.senders import TransportName, check_settings, open_sender
+from .transport.through_httpx import HTTPClient, Injected
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
@@ -178,6 +179,7 @@ class AsyncClient:
         per_request = seconds("request_timeout", request_timeout, minimum=0.001)
         if proxy is not None and not isinstance(proxy, str):
             raise wrong("proxy", proxy, "a URL as text, for example 'http://host:8080'", ConfigurationError)
+        self._open_sender: Callable[..., Sender]
         if http_client is None:
             check_settings(url, proxy)
             self._open_sender = functools.partial(
@@ -190,7 +192,8 @@ class AsyncClient:
                 connect_timeout=per_request,
             )
         else:
-            self._open_sender = functools.partial(_through, _http_client(http_client), url)
+            own = Injected(_http_client(http_client), url)
+            self._open_sender = lambda **_: own
         polling = Polling() if polling is None else _is_a("polling", polling, Polling)
         host = self._host = urlsplit(url).netloc
         breaker = Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset))
@@ -834,10 +837,6 @@ def _http_client(value: HTTPClient) -> HTTPClient:
         allowed = "an httpx.AsyncClient or httpx2.AsyncClient (not a synchronous one)"
         raise wrong("http_client", value, allowed, ConfigurationError)
     return value
-
-
-def _through(client: HTTPClient, url: str, **_: Any) -> Sender:
-    return injected(client, url)
 
 
 def _verifies(context: ssl.SSLContext | None) -> None:

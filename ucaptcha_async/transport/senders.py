@@ -13,9 +13,7 @@ from .exchange import Clock, Sender
 from .network import Origin, check_certificates, connector, create_ssl_context, is_loopback
 from .pool import Heads, Pool
 from .proxies import ServiceProxy, service_proxy
-from .through_httpx import HTTPClient, Injected, ThroughHttpx
-
-__all__ = ["HTTPClient", "TransportName", "check_settings", "injected", "open_sender"]
+from .through_httpx import ThroughHttpx
 
 TransportName = Literal["httpx", "httpx2", "fast"]
 
@@ -69,11 +67,6 @@ def open_sender(
         on_extra_bytes=on_extra_bytes,
     )
     return pool if transport == "fast" else ThroughHttpx(library, base_url, pool)
-
-
-def injected(client: HTTPClient, base_url: str) -> Sender:
-    """Send through the caller's own client."""
-    return Injected(client, base_url)
 
 
 def _proxy(origin: Origin, given: str | None) -> ServiceProxy | None:
