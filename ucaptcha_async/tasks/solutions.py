@@ -191,20 +191,9 @@ class Solution(OwnCopy):
         return await self._send(True, message, code)
 
     async def rejected(self, message: str, *, code: str | None = None) -> str:
-        """Tell the service that the site refused the solution. No refund is promised for it.
+        """Tell the service that the site refused the solution, and why. No refund is promised for it.
 
-        Source: docs/api/ucaptcha/feedback-task.
-
-        Args:
-            message: Why; the service requires a text.
-            code: Your own category.
-
-        Returns:
-            The service's confirmation.
-
-        Raises:
-            ClientStateError: The solution has no client: it was made by hand or unpickled. Use
-                [`client.feedback`][ucaptcha_async.AsyncClient.feedback].
+        Arguments, result and errors as for `accepted`. Source: docs/api/ucaptcha/feedback-task.
         """
         return await self._send(False, message, code)
 
