@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal, InvalidOperation
-from enum import Enum
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -34,13 +33,6 @@ _MOST = Decimal("1E+20")
 _PLACES = 30  # with at most 20 digits before the point, all sums are exact
 
 
-class _Fate(Enum):
-    OPEN = "open"
-    SETTLED = "settled"
-    KEPT = "kept"
-    RELEASED = "released"
-
-
 @attrs.define(eq=False)
 class _Bucket:
     """What was spent within one second of the sliding hour."""
@@ -56,14 +48,14 @@ class Reservation:
     Attributes:
         type: The task's type.
         estimate: What is reserved, USD.
-        fate: How it ended, if it did.
+        fate: `kept` can still be corrected; `ended` is final.
         cost: What it counts for since it ended, USD.
         bucket: Where that counts in the sliding hour.
     """
 
     type: str
     estimate: Decimal
-    fate: _Fate = attrs.field(default=_Fate.OPEN, repr=False)
+    fate: Literal["open", "kept", "ended"] = attrs.field(default="open", repr=False)
     cost: Decimal = attrs.field(default=_ZERO, repr=False)
     bucket: _Bucket | None = attrs.field(default=None, repr=False)
 
@@ -254,7 +246,7 @@ class Budget:
         Returns:
             `False` if the reservation had ended before; then nothing changes.
         """
-        if not self._end(reservation, _Fate.SETTLED):
+        if not self._end(reservation):
             return False
         known = None if cost is None or not _is_sane(cost) else cost
         self._spend(reservation, reservation.estimate if known is None else known, now)
@@ -269,7 +261,7 @@ class Budget:
         Returns:
             `False` if the reservation had ended before; then nothing changes.
         """
-        return self._end(reservation, _Fate.RELEASED)
+        return self._end(reservation)
 
     def keep(self, reservation: Reservation, now: float) -> bool:
         """Count the estimate as spent: the submit's fate is unknown.
@@ -277,7 +269,7 @@ class Budget:
         Returns:
             `False` if the reservation had ended before; then nothing changes.
         """
-        if not self._end(reservation, _Fate.KEPT):
+        if not self._end(reservation, keep=True):
             return False
         self._spend(reservation, reservation.estimate, now)
         return True
@@ -288,17 +280,17 @@ class Budget:
         self._reservations += 1
         self.settle(reservation, cost, now)
 
-    def _end(self, reservation: Reservation, fate: _Fate) -> bool:
+    def _end(self, reservation: Reservation, *, keep: bool = False) -> bool:
         """End an open reservation, or correct a kept one."""
-        was = reservation.fate
-        if was is _Fate.OPEN:
+        if reservation.fate == "open":
             self._reserved = _EXACT.subtract(self._reserved, reservation.estimate)
             self._reservations -= 1
-        elif was is _Fate.KEPT and fate is not _Fate.KEPT:
-            self._unspend(reservation)
+        elif reservation.fate == "kept" and not keep:
+            if reservation.bucket is not None:
+                self._count(reservation.type, _EXACT.minus(reservation.cost), reservation.bucket)
         else:
             return False
-        reservation.fate = fate
+        reservation.fate = "kept" if keep else "ended"
         self._call_next()
         return True
 
@@ -309,10 +301,6 @@ class Budget:
             self._hour.append(_Bucket(self._now + _BUCKET))
         reservation.cost, reservation.bucket = cost, self._hour[-1]
         self._count(reservation.type, cost, self._hour[-1])
-
-    def _unspend(self, reservation: Reservation) -> None:
-        if reservation.bucket is not None:
-            self._count(reservation.type, _EXACT.minus(reservation.cost), reservation.bucket)
 
     def _count(self, task_type: str, cost: Decimal, bucket: _Bucket) -> None:
         self._spent = _EXACT.add(self._spent, cost)
