@@ -34,7 +34,7 @@ from .solving.stream import Outcomes, outcome_of, recover
 from .tasks import Solution, Task
 from .transport.api import Answer, Api, plain
 from .transport.exchange import Sender
-from .transport.network import is_loopback
+from .transport.proxies import is_loopback
 from .transport.senders import TransportName, check_settings, open_sender
 from .transport.through_httpx import HTTPClient, Injected
 

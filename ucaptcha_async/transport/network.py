@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import posixpath
 import socket
@@ -21,7 +20,7 @@ from ucaptcha_async.errors import ConfigurationError
 from ucaptcha_async.pacing.event_loop import current
 
 from .exchange import UnansweredError
-from .proxies import ServiceProxy, through_http, through_socks
+from .proxies import ServiceProxy, is_address, through_http, through_socks
 from .wires import AsyncioWire, SocketWire, StreamWire, TLSWire, Wire
 
 Connect = Callable[[], Awaitable[Wire]]
@@ -125,7 +124,7 @@ async def open_tcp(host: str, port: int) -> SocketWire:
 
 async def _connected(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
     """A connected socket: to the first address that answers, trying the next ones beside it."""
-    numeric = socket.AI_NUMERICHOST if _is_address(host) else 0
+    numeric = socket.AI_NUMERICHOST if is_address(host) else 0
     lookup: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric) if numeric else None
     addresses: list[Any] = lookup or await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if len(addresses) == 1:
@@ -229,16 +228,3 @@ def check_certificates() -> None:
         value = os.environ.get(name)
         if value and not exists(Path(value)):
             raise ConfigurationError(f"{name} must name {kind}; there is none at that path", field=name)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    return ipaddress.ip_address(host).is_loopback if _is_address(host) else host == "localhost"
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
