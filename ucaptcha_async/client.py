@@ -258,9 +258,10 @@ class AsyncClient:
         end at once with `ClientStateError`, and each writes its last line into the journal; then connections and
         journal are closed. The ids of paid tasks are in `abandoned`.
         """
-        if not self._state.leave():
+        session, was_open = self._session, self._state.word == "open"
+        self._state.word, session.closed = "closed", True
+        if not was_open:
             return
-        session = self._session
         try:
             await session.end()
         finally:
@@ -624,7 +625,8 @@ class AsyncClient:
     # --- details ------------------------------------------------------------------------------------------------------
 
     def _ready(self) -> Session:
-        self._state.check()
+        if not self._session.closed:
+            self._state.check_entered()
         self._session.check_open()
         return self._session
 
@@ -664,15 +666,6 @@ class _State:
         if self.word != "not entered":
             raise ClientStateError(f"the client is {self.word}: it can be entered once")
         self.word = "open"
-
-    def leave(self) -> bool:
-        was_open, self.word = self.word == "open", "closed"
-        return was_open
-
-    def check(self) -> None:
-        self.check_entered()
-        if self.word != "open":
-            raise ClientStateError("the client is closed: make a new one")
 
     def check_entered(self) -> None:
         if self.word == "not entered":
