@@ -231,9 +231,9 @@ class _Looking:
 
     _kept: bytes | None = None
 
-    def _again(self) -> bytes | None:
-        """What was kept; empty at the end, `None` if nothing was."""
-        data, self._kept = self._kept, None
+    def _again(self) -> bytes:
+        """What was kept; empty at the end."""
+        data, self._kept = self._kept or b"", None
         return data
 
     def take(self) -> bytes | None:
@@ -266,8 +266,8 @@ class StreamWire(_Looking):
 
     async def receive(self) -> bytes:
         """What has come."""
-        if (data := self._again()) is not None:
-            return data
+        if self._kept is not None:
+            return self._again()
         try:
             return await self._stream.receive(CHUNK)
         except anyio.EndOfStream:
@@ -278,8 +278,8 @@ class StreamWire(_Looking):
 
     def take(self) -> bytes | None:
         """What has come, without waiting."""
-        if (data := self._again()) is not None:
-            return data
+        if self._kept is not None:
+            return self._again()
         try:
             found: bytes = self._socket.recv(CHUNK)
         except BlockingIOError:
@@ -360,8 +360,8 @@ class TLSWire(_Looking):
 
     def _decrypted(self) -> bytes | None:
         """What is decrypted; empty at the end, `None` if more must come first."""
-        if (data := self._again()) is not None:
-            return data
+        if self._kept is not None:
+            return self._again()
         if not self._incoming.pending and not self._incoming.eof and not self._tls.pending():
             return None
         try:
