@@ -534,7 +534,7 @@ class AsyncClient:
             settings,
             solve=functools.partial(self._solve_dated, task, options),
             solve_time=lambda: self.statistics().solve_times.get(task.kind, {}).get(0.5),
-            on_event=session.on_event,
+            emit=session.emit,
         )
 
     def recover(

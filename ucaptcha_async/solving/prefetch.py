@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from bisect import insort
 from collections.abc import Awaitable, Callable
@@ -26,15 +25,13 @@ from ucaptcha_async.errors import (
     SolveTimeoutError,
     UCaptchaError,
 )
-from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, TokenReady, TokenTaken
+from ucaptcha_async.events import Event, TokenDelayed, TokenExpired, TokenReady, TokenTaken
 from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.pacing.wait_queue import WaitQueue
 from ucaptcha_async.tasks import Solution, Task
 
 from .block import BlockTasks
 from .stock import Demand, RecentMean, level
-
-logger = logging.getLogger("ucaptcha_async")
 
 S = TypeVar("S", bound=Solution)
 
@@ -230,14 +227,14 @@ class Prefetch(Generic[S]):
         settings: PrefetchSettings,
         *,
         solve: Callable[[], Awaitable[tuple[S, float]]],
-        solve_time: Callable[[], float | None] = lambda: None,
-        on_event: Hook | None = None,
+        solve_time: Callable[[], float | None],
+        emit: Callable[..., object],
     ) -> None:
         self._task_type = task_type
         self._settings = settings
         self._solve = solve
         self._solve_time = solve_time
-        self._on_event = on_event
+        self._emit = emit
         self._stage = "not entered"
         self._stock: list[_Token[S]] = []  # the oldest first
         self._line: WaitQueue[_Token[S] | Exception] = WaitQueue(self._take_back)
@@ -353,7 +350,7 @@ class Prefetch(Generic[S]):
         self._at_once += waited == 0
         self._waited += waited
         remaining = token.good_until + self._settings.min_remaining - self._clock()
-        self._emit(TokenTaken, token.solution.task_id, waited=waited, remaining=remaining)
+        self._tell(TokenTaken, token.solution.task_id, waited=waited, remaining=remaining)
         return token.solution
 
     def _settle(self, joining: int = 0) -> None:
@@ -404,7 +401,7 @@ class Prefetch(Generic[S]):
         solution = token.solution
         self._expired += 1
         self._wasted += solution.cost or 0
-        self._emit(TokenExpired, solution.task_id, cost=solution.cost)
+        self._tell(TokenExpired, solution.task_id, cost=solution.cost)
 
     async def _watch_ages(self) -> None:
         """Renew what gets too old."""
@@ -445,7 +442,7 @@ class Prefetch(Generic[S]):
                 self._refuse(error)
                 return
             delay = self._failures.add(error, began, self._clock())
-            self._emit(TokenDelayed, error.task_id, reason=type(error).__name__, delay=delay)
+            self._tell(TokenDelayed, error.task_id, reason=type(error).__name__, delay=delay)
             await self._pause(delay)
             if self._position() > self._level(self._clock()):
                 return
@@ -470,7 +467,7 @@ class Prefetch(Generic[S]):
             return False
         self._failures.end()
         self._put(token)
-        self._emit(TokenReady, solution.task_id, lead_time=lead_time)
+        self._tell(TokenReady, solution.task_id, lead_time=lead_time)
         return True
 
     def _refuse(self, error: Exception) -> None:
@@ -484,11 +481,5 @@ class Prefetch(Generic[S]):
             advice = "use it inside 'async with'" if self._stage == "not entered" else "make a new one"
             raise ClientStateError(f"the prefetch is {self._stage}: {advice}")
 
-    def _emit(self, kind: type[Event], task_id: str | None, **details: Any) -> None:
-        if self._on_event is None:
-            return
-        event = kind(at=self._clock(), task_type=self._task_type, task_id=task_id, **details)
-        try:
-            self._on_event(event)
-        except Exception:
-            logger.exception("on_event raised; the prefetch goes on")
+    def _tell(self, kind: type[Event], task_id: str | None, **details: Any) -> None:
+        self._emit(kind, task_type=self._task_type, task_id=task_id, **details)
