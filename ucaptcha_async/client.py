@@ -17,7 +17,7 @@ import anyio
 import attrs
 
 from .budget import Budget, LocalBudget, Money, SharedBudget
-from .checks import DEFAULT, ClientDefault, Seconds, near, seconds, split_url, time_limit, whole, wrong
+from .checks import DEFAULT, ClientDefault, Seconds, bare_url, near, seconds, time_limit, whole, wrong
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError, UCaptchaError
 from .events import Hook
 from .journal import Entry, Journal, fingerprint
@@ -735,12 +735,8 @@ def _base_url(given: str | None, insecure: bool) -> str:
     found = os.environ.get("UCAPTCHA_BASE_URL")
     field = "UCAPTCHA_BASE_URL" if found and not given else "base_url"
     url = given or SecretStr(found or BASE_URL)
-    parts = split_url(field, url, ConfigurationError)
-    scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
-    more = parts.username is not None or bool(parts.query or parts.fragment)
-    del parts  # it may hold a password
-    if more:
-        raise wrong(field, url, "without credentials, query and fragment", ConfigurationError)
+    scheme, host = bare_url(field, url)
+    host = host.rstrip(".")
     if scheme == "http" and not is_loopback(host):
         own = host != "ucaptcha.net" and not host.endswith(".ucaptcha.net")
         if not insecure or not own:
