@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ucaptcha_async import AsyncClient, RecaptchaV2, Turnstile
+from ucaptcha_async.polling import SolveTimes
 from ucaptcha_async.testing import LocalService
 
 httpx = importlib.import_module(os.environ.get("TEST_HTTP", "httpx"))
@@ -36,3 +37,14 @@ def at_rest(client: AsyncClient) -> None:
     assert (now.rate_limit.waiting, now.rate_limit.in_transit) == (0, 0)
     if now.connections is not None:
         assert (now.connections.busy, now.connections.waiting) == (0, 0)
+
+
+class _Solve:
+    """A solve that is watched."""
+
+
+def observe(times: SolveTimes, kind: str, solve_time: float) -> None:
+    """Let a memory of solve times learn of one solve."""
+    solve, history = _Solve(), times.history(kind)
+    assert history.watch(solve)
+    history.ready(solve, solve_time, solve_time)

@@ -25,9 +25,9 @@ from ucaptcha_async import (
     SolveTimeoutError,
     SubmitUncertainError,
 )
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.transport import pool as pool_module
 from ucaptcha_async.transport.exchange import Sender
-from ucaptcha_async.transport.network import event_loop_clock
 from ucaptcha_async.transport.senders import open_sender
 from ucaptcha_async.transport.wires import Waiting
 
@@ -37,7 +37,7 @@ ways = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def sender(port: int, tls: bool, **options: object) -> Sender:
     settings = {"transport": "fast", "max_connections": 20, "ssl_context": certificate().client, "proxy": None}
     url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
-    return open_sender(url, clock=event_loop_clock(), **(settings | options))  # type: ignore[arg-type]
+    return open_sender(url, clock=current().time, **(settings | options))  # type: ignore[arg-type]
 
 
 class Repeating:

@@ -24,12 +24,14 @@ from anyio.abc import ByteStream
 from tests.helpers import KEY
 from tests.transport_kit import answered, certificate, exchange, request, response, server, unanswered
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.secrecy import SecretStr
 from ucaptcha_async.transport import connection
 from ucaptcha_async.transport.exchange import Sender, UnansweredError
-from ucaptcha_async.transport.network import event_loop_clock, open_tcp
+from ucaptcha_async.transport.network import open_tcp
 from ucaptcha_async.transport.proxies import ServiceProxy
-from ucaptcha_async.transport.senders import check_settings, injected, open_sender
+from ucaptcha_async.transport.senders import check_settings, open_sender
+from ucaptcha_async.transport.through_httpx import Injected
 from ucaptcha_async.transport.wires import Waiting
 
 BODY = b'{"errorId":0,"balance":1.5}'
@@ -51,7 +53,7 @@ async def good(stream: ByteStream) -> None:
 def sender(port: int, tls: bool = False, **options: Any) -> Any:
     settings = {"transport": "fast", "max_connections": 5, "ssl_context": certificate().client, "proxy": None}
     url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
-    return open_sender(url, clock=event_loop_clock(), **(settings | options))  # type: ignore[arg-type]
+    return open_sender(url, clock=current().time, **(settings | options))  # type: ignore[arg-type]
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ async def test_a_name_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
         max_connections=1,
         ssl_context=None,
         proxy=None,
-        clock=event_loop_clock(),
+        clock=current().time,
     )
     error = await unanswered(way, exchange())
     await way.aclose()
@@ -424,7 +426,7 @@ async def test_a_proxy_resolves_the_name() -> None:
     """A SOCKS proxy is given the name, not an address."""
     socks = SocksProxy()
     async with server(good) as port, server(socks) as between:
-        settings: Any = {"transport": "fast", "max_connections": 1, "ssl_context": None, "clock": event_loop_clock()}
+        settings: Any = {"transport": "fast", "max_connections": 1, "ssl_context": None, "clock": current().time}
         way = open_sender(f"http://service.example:{port}", proxy=f"socks5://127.0.0.1:{between}", **settings)
         await answered(way, exchange())
         await way.aclose()
@@ -436,7 +438,7 @@ async def test_plain_requests_are_forwarded() -> None:
     """A plain `http` service is asked through the proxy itself, which is told the whole URL."""
     http = HttpProxy()
     async with server(http) as between:
-        settings: Any = {"transport": "fast", "max_connections": 1, "ssl_context": None, "clock": event_loop_clock()}
+        settings: Any = {"transport": "fast", "max_connections": 1, "ssl_context": None, "clock": current().time}
         way = open_sender("http://service.example:81/base", proxy=f"http://{LOGIN}@127.0.0.1:{between}", **settings)
         assert BODY == bytes((await answered(way, exchange())).content)
         await way.aclose()
@@ -482,7 +484,7 @@ async def test_proxies_that_refuse(name: str) -> None:
 async def test_a_forwarding_proxy_that_refuses_the_login() -> None:
     """It has not passed the request on, so a submit is proved unsent."""
     async with server(HttpProxy(REFUSED_407)) as between:
-        settings: Any = {"transport": "fast", "max_connections": 1, "ssl_context": None, "clock": event_loop_clock()}
+        settings: Any = {"transport": "fast", "max_connections": 1, "ssl_context": None, "clock": current().time}
         way = open_sender("http://service.example", proxy=f"http://{LOGIN}@127.0.0.1:{between}", **settings)
         sent = exchange(submit=True)
         error = await unanswered(way, sent)
@@ -644,13 +646,13 @@ async def any_way(name: str, url: str, proxy: str | None, monkeypatch: pytest.Mo
     if not name.startswith("injected"):
         settings: Any = {"max_connections": 5, "ssl_context": certificate().client, "proxy": proxy}
         transport: Any = "fast" if name == "h11" else name
-        way = open_sender(url, transport=transport, clock=event_loop_clock(), **settings)
+        way = open_sender(url, transport=transport, clock=current().time, **settings)
         yield way
         await way.aclose()
         return
     library: Any = httpx2 if name.endswith("2") else httpx
     async with library.AsyncClient(verify=certificate().client, proxy=proxy) as client:
-        yield injected(client, url)
+        yield Injected(client, url)
 
 
 @pytest.mark.parametrize("road", ["plain", "tls", "proxy"])
@@ -719,7 +721,7 @@ async def test_a_defect_in_a_hook_is_no_fault(library: Any) -> None:
             async with library.AsyncClient(event_hooks={which: [hook]}) as client:
                 sent = exchange()
                 with pytest.raises(NameError, match="a typo") as caught:
-                    await answered(injected(client, f"http://127.0.0.1:{port}"), sent)
+                    await answered(Injected(client, f"http://127.0.0.1:{port}"), sent)
         assert "hook" == list(frames(caught.value))[-1].f_code.co_name
         assert sent.sent  # the client says nothing of what it has done with the request so far
         nothing_shown(caught.value, KEY)
@@ -741,7 +743,7 @@ async def test_proof_of_sending_of_an_injected_client(library: Any) -> None:
     for sent, transport in transports.items():
         async with library.AsyncClient(transport=transport) as client:
             tried = exchange(submit=True)
-            await unanswered(injected(client, f"http://127.0.0.1:{closed}"), tried)
+            await unanswered(Injected(client, f"http://127.0.0.1:{closed}"), tried)
             assert sent is tried.sent
 
 
@@ -762,7 +764,7 @@ async def test_an_injected_client_reads_bounded(library: Any, form: str) -> None
         await stream.send(packed or response(b" " * 2_000_000))
 
     async with server(handle) as port, library.AsyncClient() as client:
-        error = await unanswered(injected(client, f"http://127.0.0.1:{port}"), exchange())
+        error = await unanswered(Injected(client, f"http://127.0.0.1:{port}"), exchange())
 
     assert "an answer of more than 1048576 bytes" == error.reason
 
@@ -780,7 +782,7 @@ async def test_an_injected_client_unpacks(library: Any) -> None:
 
     offered = {"accept-encoding": "gzip, br, zstd"}
     async with server(handle) as port, library.AsyncClient(headers=offered) as client:
-        reply = await answered(injected(client, f"http://127.0.0.1:{port}"), exchange())
+        reply = await answered(Injected(client, f"http://127.0.0.1:{port}"), exchange())
 
     assert b"accept-encoding: gzip, deflate\r\n" in asked[0].lower()
     assert {"errorId": 0, "balance": 1.5} == json.loads(reply.content)
@@ -797,7 +799,7 @@ async def test_settings_of_an_injected_client_that_cannot_work(library: Any) -> 
         for client in clients:
             async with client:
                 sent = exchange(submit=True)
-                error = await unanswered(injected(client, url), sent)
+                error = await unanswered(Injected(client, url), sent)
             assert error.permanent
             assert not sent.sent
             nothing_shown(error, PASSWORD, "MARK")

@@ -14,8 +14,9 @@ import pytest
 from tests.transport_kit import MemoryWire, answered, exchange, response, unanswered
 from ucaptcha_async.errors import ClientStateError
 from ucaptcha_async.pacing import RateLimiter
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.transport.exchange import UnansweredError
-from ucaptcha_async.transport.network import Origin, event_loop_clock
+from ucaptcha_async.transport.network import Origin
 from ucaptcha_async.transport.pool import DISTRUST, POLL_IDLE, SUBMIT_IDLE, Heads, Pool
 from ucaptcha_async.transport.wires import Waiting
 
@@ -55,7 +56,7 @@ class Network:
 def made(*plans: Any, max_connections: int = 2, **options: Any) -> tuple[Pool, Network]:
     network = Network(list(plans))
     options.setdefault("connect_timeout", 5.0)
-    pool = Pool(network.connect, Heads(ORIGIN), max_connections=max_connections, clock=event_loop_clock(), **options)
+    pool = Pool(network.connect, Heads(ORIGIN), max_connections=max_connections, clock=current().time, **options)
     return pool, network
 
 

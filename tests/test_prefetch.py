@@ -99,7 +99,12 @@ def stocked(solve: Callable[[], Awaitable[tuple[TokenSolution, float]]], **optio
         "timeout": 300.0,
     }
     checked = PrefetchSettings.check(task, **(settings | options))
-    return Prefetch(task.type, checked, solve=solve, on_event=on_event)
+
+    def emit(kind: type[Event], **details: Any) -> None:
+        if on_event is not None:
+            on_event(kind(at=anyio.current_time(), **details))
+
+    return Prefetch(task.type, checked, solve=solve, solve_time=lambda: None, emit=emit)
 
 
 def books_agree(tokens: Prefetch[TokenSolution], solver: Solver) -> None:
@@ -733,15 +738,10 @@ async def test_unused() -> None:
 
 @virtual
 async def test_events() -> None:
-    """Each step has one; none shows a token; a hook that raises breaks nothing."""
+    """Each step has one; none shows a token."""
     events: list[Event] = []
-
-    def hook(event: Event) -> None:
-        events.append(event)
-        raise RuntimeError("the hook's own")
-
     solver = Solver(errors=[UnsolvableError("no", task_id="failed")])
-    async with stocked(solver, ready=2, max_under_way=1, on_event=hook) as tokens:
+    async with stocked(solver, ready=2, max_under_way=1, on_event=events.append) as tokens:
         await tokens.get()
         await anyio.sleep(200)
         shown = repr(tokens) + repr(tokens.statistics())
@@ -753,6 +753,24 @@ async def test_events() -> None:
     assert ("token-1", 21.0) == (taken.task_id, pytest.approx(taken.waited))
     assert "gRecaptchaResponse" not in shown
     assert "Prefetch RecaptchaV2TaskProxyless" in shown
+
+
+@virtual
+async def test_a_hook_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told of all the same, and breaks nothing."""
+    events: list[Event] = []
+
+    def hook(event: Event) -> None:
+        events.append(event)
+        raise RuntimeError("the hook's own")
+
+    async with opened(LocalService(solve_time=5), on_event=hook) as client, client.prefetch(V2, ready=1) as tokens:
+        solution = await tokens.get()
+
+    told = [event for event in events if isinstance(event, TokenReady | TokenTaken)]
+    assert [TokenReady, TokenTaken] == [type(event) for event in told]
+    assert {(V2.kind, solution.task_id)} == {(event.task_type, event.task_id) for event in told}
+    assert "the hook's own" in caplog.text
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from anyio.streams.tls import TLSStream
 from benchmarks import ways
 from tests.helpers import KEY
 from ucaptcha_async.pacing import Limiter, RateLimiter
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.secrecy import SecretBytes
 from ucaptcha_async.transport.exchange import Exchange, Reply, Sender, UnansweredError
-from ucaptcha_async.transport.network import event_loop_clock
 from ucaptcha_async.transport.wires import Waiting
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -36,7 +36,7 @@ def exchange(limiter: Limiter | None = None, *, timeout: float = 10.0, body: byt
     """A request that holds the key."""
     content = SecretBytes(body or b'{"clientKey":"%b"}' % KEY.encode())
     options.setdefault("secrets", (KEY,))
-    return Exchange("/getBalance", content, limiter or RateLimiter(10**6), event_loop_clock(), timeout, **options)
+    return Exchange("/getBalance", content, limiter or RateLimiter(10**6), current().time, timeout, **options)
 
 
 async def unanswered(sender: Sender, request: Exchange) -> UnansweredError:

@@ -6,9 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
-from enum import Enum
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -35,13 +34,6 @@ _MOST = Decimal("1E+20")
 _PLACES = 30  # with at most 20 digits before the point, all sums are exact
 
 
-class _Fate(Enum):
-    OPEN = "open"
-    SETTLED = "settled"
-    KEPT = "kept"
-    RELEASED = "released"
-
-
 @attrs.define(eq=False)
 class _Bucket:
     """What was spent within one second of the sliding hour."""
@@ -57,14 +49,14 @@ class Reservation:
     Attributes:
         type: The task's type.
         estimate: What is reserved, USD.
-        fate: How it ended, if it did.
+        fate: `kept` can still be corrected; `ended` is final.
         cost: What it counts for since it ended, USD.
         bucket: Where that counts in the sliding hour.
     """
 
     type: str
     estimate: Decimal
-    fate: _Fate = attrs.field(default=_Fate.OPEN, repr=False)
+    fate: Literal["open", "kept", "ended"] = attrs.field(default="open", repr=False)
     cost: Decimal = attrs.field(default=_ZERO, repr=False)
     bucket: _Bucket | None = attrs.field(default=None, repr=False)
 
@@ -259,7 +251,7 @@ class Budget:
         Returns:
             `False` if the reservation had ended before; then nothing changes.
         """
-        if not self._end(reservation, _Fate.SETTLED):
+        if not self._end(reservation):
             return False
         known = None if cost is None or not _is_sane(cost) else cost
         self._spend(reservation, reservation.estimate if known is None else known, now)
@@ -274,7 +266,7 @@ class Budget:
         Returns:
             `False` if the reservation had ended before; then nothing changes.
         """
-        return self._end(reservation, _Fate.RELEASED)
+        return self._end(reservation)
 
     def keep(self, reservation: Reservation, now: float) -> bool:
         """Count the estimate as spent: the submit's fate is unknown.
@@ -282,7 +274,7 @@ class Budget:
         Returns:
             `False` if the reservation had ended before; then nothing changes.
         """
-        if not self._end(reservation, _Fate.KEPT):
+        if not self._end(reservation, keep=True):
             return False
         self._spend(reservation, reservation.estimate, now)
         return True
@@ -293,17 +285,17 @@ class Budget:
         self._reservations += 1
         self.settle(reservation, cost, now)
 
-    def _end(self, reservation: Reservation, fate: _Fate) -> bool:
+    def _end(self, reservation: Reservation, *, keep: bool = False) -> bool:
         """End an open reservation, or correct a kept one."""
-        was = reservation.fate
-        if was is _Fate.OPEN:
+        if reservation.fate == "open":
             self._reserved = EXACT.subtract(self._reserved, reservation.estimate)
             self._reservations -= 1
-        elif was is _Fate.KEPT and fate is not _Fate.KEPT:
-            self._unspend(reservation)
+        elif reservation.fate == "kept" and not keep:
+            if reservation.bucket is not None:
+                self._count(reservation.type, EXACT.minus(reservation.cost), reservation.bucket)
         else:
             return False
-        reservation.fate = fate
+        reservation.fate = "kept" if keep else "ended"
         self._call_next()
         return True
 
@@ -314,10 +306,6 @@ class Budget:
             self._hour.append(_Bucket(self._now + _BUCKET))
         reservation.cost, reservation.bucket = cost, self._hour[-1]
         self._count(reservation.type, cost, self._hour[-1])
-
-    def _unspend(self, reservation: Reservation) -> None:
-        if reservation.bucket is not None:
-            self._count(reservation.type, EXACT.minus(reservation.cost), reservation.bucket)
 
     def _count(self, task_type: str, cost: Decimal, bucket: _Bucket) -> None:
         self._spent = EXACT.add(self._spent, cost)

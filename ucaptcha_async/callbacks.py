@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 import anyio
 import attrs
 
-from .checks import split_url, wrong
+from .checks import bare_url, wrong
 from .errors import ConfigurationError
 from .secrecy import SecretStr, masked
 
@@ -110,12 +110,9 @@ class _Counts:
 
 
 def _public_url(value: str) -> str:
-    parts = split_url("public_url", value, ConfigurationError)
+    bare_url("public_url", value)
     if not (value.isascii() and value.isprintable()):
         raise wrong("public_url", value, "in printable ASCII (international names in punycode)", ConfigurationError)
-    # A bare "?" or "#" leaves no trace in the parts, and would still swallow the path that is added.
-    if parts.username is not None or "?" in value or "#" in value:
-        raise wrong("public_url", value, "without credentials, query and fragment", ConfigurationError)
     return value.rstrip("/")
 
 

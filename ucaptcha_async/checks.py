@@ -117,6 +117,17 @@ def split_url(
     raise error(f"{field} must be {allowed}; got {_described_url(value)}", field=field)
 
 
+def bare_url(field: str, value: str) -> tuple[str, str]:
+    """Check a URL to which a path is added, and return its scheme and host, or raise `ConfigurationError`."""
+    parts = split_url(field, value, ConfigurationError)
+    scheme, host, login = parts.scheme, parts.hostname or "", parts.username is not None
+    del parts  # it may hold a password
+    # A bare "?" or "#" leaves no trace in the parts, and would still swallow the path that is added.
+    if login or "?" in value or "#" in value:
+        raise wrong(field, value, "without credentials, query and fragment", ConfigurationError)
+    return scheme, host
+
+
 def _split(url: object, schemes: tuple[str, ...]) -> SplitResult | None:
     """The parts of an absolute URL with one of the schemes; `None` if it is none."""
     if not isinstance(url, str) or white_space(url):

@@ -17,7 +17,7 @@ import anyio
 import attrs
 
 from .budget import Budget, LocalBudget, Money, SharedBudget
-from .checks import DEFAULT, ClientDefault, Seconds, near, seconds, split_url, time_limit, whole, wrong
+from .checks import DEFAULT, ClientDefault, Seconds, bare_url, near, seconds, time_limit, whole, wrong
 from .errors import BudgetExceededError, ClientStateError, ConfigurationError, UCaptchaError
 from .events import Hook
 from .journal import Entry, Journal, fingerprint
@@ -34,8 +34,9 @@ from .solving.stream import Outcomes, outcome_of, recover
 from .tasks import Solution, Task
 from .transport.api import Answer, Api, plain
 from .transport.exchange import Sender
-from .transport.network import is_loopback
-from .transport.senders import HTTPClient, TransportName, check_settings, injected, open_sender
+from .transport.proxies import is_loopback
+from .transport.senders import TransportName, check_settings, open_sender
+from .transport.through_httpx import HTTPClient, Injected
 
 if TYPE_CHECKING:
     from .callbacks import CallbackReceiver
@@ -178,6 +179,7 @@ class AsyncClient:
         per_request = seconds("request_timeout", request_timeout, minimum=0.001)
         if proxy is not None and not isinstance(proxy, str):
             raise wrong("proxy", proxy, "a URL as text, for example 'http://host:8080'", ConfigurationError)
+        self._open_sender: Callable[..., Sender]
         if http_client is None:
             check_settings(url, proxy)
             self._open_sender = functools.partial(
@@ -190,7 +192,8 @@ class AsyncClient:
                 connect_timeout=per_request,
             )
         else:
-            self._open_sender = functools.partial(_through, _http_client(http_client), url)
+            own = Injected(_http_client(http_client), url)
+            self._open_sender = lambda **_: own
         polling = Polling() if polling is None else _is_a("polling", polling, Polling)
         host = self._host = urlsplit(url).netloc
         breaker = Breaker(None if breaker_reset is None else seconds("breaker_reset", breaker_reset))
@@ -257,9 +260,10 @@ class AsyncClient:
         end at once with `ClientStateError`, and each writes its last line into the journal; then connections and
         journal are closed. The ids of paid tasks are in `abandoned`.
         """
-        if not self._state.leave():
+        session, was_open = self._session, self._state.word == "open"
+        self._state.word, session.closed = "closed", True
+        if not was_open:
             return
-        session = self._session
         try:
             await session.end()
         finally:
@@ -533,7 +537,7 @@ class AsyncClient:
             settings,
             solve=functools.partial(self._solve_dated, task, options),
             solve_time=lambda: self.statistics().solve_times.get(task.kind, {}).get(0.5),
-            on_event=session.on_event,
+            emit=session.emit,
         )
 
     def recover(
@@ -624,7 +628,8 @@ class AsyncClient:
     # --- details ------------------------------------------------------------------------------------------------------
 
     def _ready(self) -> Session:
-        self._state.check()
+        if not self._session.closed:
+            self._state.check_entered()
         self._session.check_open()
         return self._session
 
@@ -664,15 +669,6 @@ class _State:
         if self.word != "not entered":
             raise ClientStateError(f"the client is {self.word}: it can be entered once")
         self.word = "open"
-
-    def leave(self) -> bool:
-        was_open, self.word = self.word == "open", "closed"
-        return was_open
-
-    def check(self) -> None:
-        self.check_entered()
-        if self.word != "open":
-            raise ClientStateError("the client is closed: make a new one")
 
     def check_entered(self) -> None:
         if self.word == "not entered":
@@ -748,12 +744,8 @@ def _base_url(given: str | None, insecure: bool) -> str:
     given = None if given == "" else given
     field = "UCAPTCHA_BASE_URL" if found and given is None else "base_url"
     url = SecretStr(found or BASE_URL) if given is None else given
-    parts = split_url(field, url, ConfigurationError)
-    scheme, host = parts.scheme, (parts.hostname or "").rstrip(".")
-    more = parts.username is not None or bool(parts.query or parts.fragment)
-    del parts  # it may hold a password
-    if more:
-        raise wrong(field, url, "without credentials, query and fragment", ConfigurationError)
+    scheme, host = bare_url(field, url)
+    host = host.rstrip(".")
     if scheme == "http" and not is_loopback(host):
         own = host != "ucaptcha.net" and not host.endswith(".ucaptcha.net")
         if not insecure or not own:
@@ -849,10 +841,6 @@ def _http_client(value: HTTPClient) -> HTTPClient:
         allowed = "an httpx.AsyncClient or httpx2.AsyncClient (not a synchronous one)"
         raise wrong("http_client", value, allowed, ConfigurationError)
     return value
-
-
-def _through(client: HTTPClient, url: str, **_: Any) -> Sender:
-    return injected(client, url)
 
 
 def _verifies(context: ssl.SSLContext | None) -> None:

@@ -64,15 +64,9 @@ class UCaptchaError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        if task_id is not None:
-            self.task_id = task_id
-        if error_code is not None:
-            self.error_code = error_code
-        if retryable is not None:
-            self.retryable = retryable
+        given = {"task_id": task_id, "error_code": error_code, "retryable": retryable}
         # `charged` has three values of which None is one, so it is told apart from "not given" by its presence.
-        for name, value in details.items():
-            setattr(self, name, value)
+        self.__dict__.update({name: value for name, value in given.items() if value is not None} | details)
 
     def __str__(self) -> str:
         notes = [self.error_code] if self.error_code and self.error_code not in self.message else []

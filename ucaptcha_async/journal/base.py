@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from decimal import Decimal
 from typing import Literal, Protocol, runtime_checkable
 
-from .records import JSON, Claim, Entry, Intent, State, Total
+from ucaptcha_async.json_values import JSON
+
+from .records import Claim, Entry, Intent, State, Total
 
 
 @runtime_checkable

@@ -10,9 +10,10 @@ import anyio.lowlevel
 import attrs
 
 from ucaptcha_async.errors import ClientStateError
+from ucaptcha_async.json_values import JSON
 
 from .ledger import Begin, Book, Change, TakeUp, is_free
-from .records import JSON, OPEN, Entry, State, parsed
+from .records import OPEN, Entry, State, parsed
 from .reporting import Reporting
 
 

@@ -18,11 +18,9 @@ import attrs
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
-from ucaptcha_async.json_values import EXACT, NumericId, is_unicode
+from ucaptcha_async.json_values import EXACT, JSON, NumericId, is_unicode
 
 _NUMBER = re.compile(r"-?[0-9]{1,1000}(\.[0-9]{1,1000})?(E[+-]?[0-9]{1,2})?")  # int() refuses some thousand digits
-
-JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
 
 class State(StrEnum):

@@ -12,10 +12,11 @@ from typing import Any, Literal, Self, cast
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
+from ucaptcha_async.json_values import JSON
 
 from .base import Journal
 from .ledger import Abandoned, Accepted, Begin, Change, Finished, Forgotten, Lost, Refused, Released, TakeUp, Uncertain
-from .records import JSON, Claim, Entry, Intent, State, Total, added_up, checked_intent, clean
+from .records import Claim, Entry, Intent, State, Total, added_up, checked_intent, clean
 
 
 class Reporting(Journal):

@@ -13,9 +13,10 @@ import anyio
 
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
+from ucaptcha_async.json_values import JSON
 
 from .ledger import Change
-from .records import JSON, Entry, State, Total
+from .records import Entry, State, Total
 from .reporting import Reporting
 from .store import BusyError, Store
 from .threads import Job

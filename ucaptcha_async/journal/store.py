@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ucaptcha_async.errors import JournalError
+from ucaptcha_async.json_values import JSON
 
 from . import owners
 from .ledger import Book, Change, Row, is_free
-from .records import HOLDS_KEY, JSON, OPEN, Entry, State, Total, added_up, decimal_or_none, parsed, task_id_of
+from .records import HOLDS_KEY, OPEN, Entry, State, Total, added_up, decimal_or_none, parsed, task_id_of
 
 T = TypeVar("T")
 
@@ -87,19 +88,19 @@ SELECT json_group_array({_ROW}) FROM (
 """  # noqa: S608
 _UPDATED = [c for c in _COLUMNS if c not in ("submit_id", "account", "host", "key", "type", "created_at")]
 _DROP = "DELETE FROM submits WHERE submit_id IN (SELECT value FROM json_each(?))"
-_OPEN = f"""
+
+
+def _some(where: str) -> str:
+    """Rows after a position, each with its own."""
+    return f"""
 SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
-    SELECT *, rowid AS position FROM submits
-    WHERE rowid > ? AND account = ? AND state IN ({_words(OPEN)}) ORDER BY rowid LIMIT {_PAGE}
+    SELECT *, rowid AS position FROM submits WHERE rowid > ? AND {where} ORDER BY rowid LIMIT {_PAGE}
 )
 """  # noqa: S608
-_LIST = f"""
-SELECT json_group_array(json_array(position, {_BARE_ROW})) FROM (
-    SELECT *, rowid AS position FROM submits
-    WHERE rowid > ? AND account IS ifnull(?, account) AND (? OR state IN (SELECT value FROM json_each(?)))
-    ORDER BY rowid LIMIT {_PAGE}
-)
-"""  # noqa: S608
+
+
+_OPEN = _some(f"account = ? AND state IN ({_words(OPEN)})")
+_LIST = _some("account IS ifnull(?, account) AND (? OR state IN (SELECT value FROM json_each(?)))")
 _TOTALS = """
 SELECT CAST(type AS TEXT), CAST(state AS TEXT), CAST(cost AS TEXT), count(*) FROM submits
 WHERE account IS ifnull(?, account) GROUP BY 1, 2, 3

@@ -53,11 +53,11 @@ class WaitQueue(Generic[T]):
             raise
         return self._handed.pop(place)
 
-    def call(self, handed: T) -> bool:
-        """Call the first of the line. `False` if nobody waits: then nothing was handed over."""
+    def call(self, handed: T, *, last: bool = False) -> bool:
+        """Call the first of the line, or the last. `False` if nobody waits: then nothing was handed over."""
         if not self._line:
             return False
-        place, _ = self._line.popitem(last=False)
+        place, _ = self._line.popitem(last=last)
         self._handed[place] = handed
         place.called.set()
         return True

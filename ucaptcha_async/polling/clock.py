@@ -25,48 +25,13 @@ def _positive(name: str, value: Seconds) -> float:
     return number
 
 
-def _interval(value: Seconds) -> float:
-    return _positive("interval", value)
-
-
-def _max_spacing(value: Seconds | None) -> float | None:
-    return None if value is None else _positive("max_spacing", value)
-
-
-def _callback_net(value: Seconds) -> float:
-    return _positive("callback_net", value)
-
-
-def _first(value: Seconds | None) -> float | None:
-    return None if value is None else seconds("first", value)
-
-
-def _ages(value: Sequence[Seconds] | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
+def _ages(value: Sequence[Seconds]) -> tuple[float, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise wrong("schedule", value, "a sequence of seconds (float or timedelta)", ConfigurationError)
     return tuple(seconds("schedule", age) for age in value)
 
 
-def _jitter(value: float) -> float:
-    if not is_number(value) or not 0 <= value <= 1:
-        raise wrong("jitter", value, "a number from 0 to 1", ConfigurationError)
-    return float(value)
-
-
-def _poll_price(value: Seconds) -> float:
-    number = seconds("poll_price", value)
-    if number > DEAREST:
-        raise wrong("poll_price", value, f"a number of seconds of at most {DEAREST:g}", ConfigurationError)
-    return number
-
-
-def _memory(value: int) -> int:
-    return whole("memory", value, minimum=ENOUGH)
-
-
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class Polling:
     """When a task is asked for: by default learned per task type, at the least cost of polls and delay.
 
@@ -87,16 +52,42 @@ class Polling:
         ConfigurationError: A setting is out of its range.
     """
 
-    interval: float = attrs.field(default=5.0, converter=_interval)
-    first: float | None = attrs.field(default=None, converter=_first)
-    schedule: tuple[float, ...] | None = attrs.field(default=None, converter=_ages)
-    jitter: float = attrs.field(default=0.1, converter=_jitter)
-    poll_price: float = attrs.field(default=0.65, converter=_poll_price)
-    max_spacing: float | None = attrs.field(default=None, converter=_max_spacing)
-    callback_net: float = attrs.field(default=30.0, converter=_callback_net)
-    memory: int = attrs.field(default=100, converter=_memory)
+    interval: float
+    first: float | None
+    schedule: tuple[float, ...] | None
+    jitter: float
+    poll_price: float
+    max_spacing: float | None
+    callback_net: float
+    memory: int
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        interval: Seconds = 5.0,
+        first: Seconds | None = None,
+        schedule: Sequence[Seconds] | None = None,
+        jitter: float = 0.1,
+        poll_price: Seconds = 0.65,
+        max_spacing: Seconds | None = None,
+        callback_net: Seconds = 30.0,
+        memory: int = 100,
+    ) -> None:
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue]  # attrs makes it
+            interval=_positive("interval", interval),
+            first=None if first is None else seconds("first", first),
+            schedule=None if schedule is None else _ages(schedule),
+            jitter=jitter,
+            poll_price=seconds("poll_price", poll_price),
+            max_spacing=None if max_spacing is None else _positive("max_spacing", max_spacing),
+            callback_net=_positive("callback_net", callback_net),
+            memory=whole("memory", memory, minimum=ENOUGH),
+        )
+        if not is_number(jitter) or not 0 <= jitter <= 1:
+            raise wrong("jitter", jitter, "a number from 0 to 1", ConfigurationError)
+        if self.poll_price > DEAREST:
+            allowed = f"a number of seconds of at most {DEAREST:g}"
+            raise wrong("poll_price", poll_price, allowed, ConfigurationError)
         if self.schedule is None:
             return
         if self.first is not None:

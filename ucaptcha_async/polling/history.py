@@ -10,18 +10,12 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from ucaptcha_async.checks import whole
-
 from .plans import ENOUGH, Plan, Sample, make_plan
 
 WATCHED = 0.25  # share of the memory that may be watched at a time
 FADING = 8  # halvings of the weight over the whole memory
 TURNOVER = 0.04  # share of the memory that must be new before a plan is computed again
 SETTINGS = 4  # plans kept per task type, for clients that share a memory and differ in their settings
-
-
-def _whole(_: object, field: attrs.Attribute[int], value: int) -> None:
-    whole(field.name, value, minimum=ENOUGH if field.name == "memory" else 1)
 
 
 @attrs.define(eq=False)
@@ -36,13 +30,9 @@ class SolveTimes:
         kinds: Task types kept; the least recently used is forgotten.
     """
 
-    memory: int = attrs.field(default=100, validator=_whole)
-    kinds: int = attrs.field(default=64, validator=_whole)
+    memory: int = 100
+    kinds: int = 64
     _histories: OrderedDict[str, History] = attrs.field(factory=OrderedDict, init=False, repr=False)
-
-    def observe(self, task_type: str, solve_time: float) -> None:
-        """Remember one solve that was not watched: how long it took, seconds."""
-        self.history(task_type).observe(solve_time)
 
     def history(self, task_type: str) -> History:
         """The memory of one task type, made if there is none."""
@@ -59,11 +49,6 @@ class SolveTimes:
         """The solve time (seconds) that a share `q` of the remembered solves did not exceed, or None."""
         history = self._histories.get(task_type)
         return history.quantile(q) if history else None
-
-    def count(self, task_type: str) -> int:
-        """How many solves of the type are remembered."""
-        history = self._histories.get(task_type)
-        return len(history.seen) if history else 0
 
     def types(self) -> tuple[str, ...]:
         """The task types of which something is remembered."""
@@ -102,17 +87,8 @@ class History:
         self._watched.pop(watcher, None)
 
     def ready(self, watcher: object, low: float, high: float) -> None:
-        """A watched solve took more than `low` and at most `high` seconds."""
+        """A watched solve took more than `low` and at most `high` seconds. It is remembered unless that is absurd."""
         number, _ = self._watched.pop(watcher)
-        self.remember(number, low, high)
-
-    def observe(self, solve_time: float) -> None:
-        """A solve that was not watched took so many seconds."""
-        self._entered += 1
-        self.remember(self._entered, solve_time, solve_time)
-
-    def remember(self, number: int, low: float, high: float) -> None:
-        """Remember the solve of this number, unless its time is absurd."""
         if math.isfinite(low) and math.isfinite(high) and high >= 0:
             self.seen.append((number, min(max(low, 0.0), high), high))
             self._added += 1

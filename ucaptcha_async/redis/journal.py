@@ -23,9 +23,9 @@ from ucaptcha_async.checks import Seconds, seconds
 from ucaptcha_async.errors import ClientStateError, JournalError
 from ucaptcha_async.journal import Claim, ClaimKind, Entry, State
 from ucaptcha_async.journal.ledger import Abandoned, Begin, Book, Change, Released, Row, TakeUp, is_free
-from ucaptcha_async.journal.records import HOLDS_KEY, JSON, OPEN, parsed
+from ucaptcha_async.journal.records import HOLDS_KEY, OPEN, parsed
 from ucaptcha_async.journal.reporting import Reporting
-from ucaptcha_async.json_values import NumericId
+from ucaptcha_async.json_values import JSON, NumericId
 
 from .batches import Batching, Order
 from .scripts import ACCEPT, FAITHFUL, new_token, text

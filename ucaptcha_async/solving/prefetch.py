@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from bisect import insort
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from types import TracebackType
@@ -27,15 +25,14 @@ from ucaptcha_async.errors import (
     SolveTimeoutError,
     UCaptchaError,
 )
-from ucaptcha_async.events import Event, Hook, TokenDelayed, TokenExpired, TokenReady, TokenTaken
+from ucaptcha_async.events import Event, TokenDelayed, TokenExpired, TokenReady, TokenTaken
 from ucaptcha_async.json_values import EXACT
 from ucaptcha_async.pacing.event_loop import current
+from ucaptcha_async.pacing.wait_queue import WaitQueue
 from ucaptcha_async.tasks import Solution, Task
 
 from .block import BlockTasks
 from .stock import Demand, RecentMean, level
-
-logger = logging.getLogger("ucaptcha_async")
 
 S = TypeVar("S", bound=Solution)
 
@@ -171,17 +168,6 @@ class _Token(Generic[S]):
 
 
 @attrs.define(eq=False)
-class _Waiter(Generic[S]):
-    """One call of `get` in the line. Once `done` is set it has a token or an error."""
-
-    since: float
-    done: anyio.Event = attrs.field(factory=anyio.Event)
-    served_at: float = 0.0
-    token: _Token[S] | None = None
-    error: Exception | None = None
-
-
-@attrs.define(eq=False)
 class _Failures:
     """Solves that failed since the last success: the more in a row, the longer the pause."""
 
@@ -242,17 +228,17 @@ class Prefetch(Generic[S]):
         settings: PrefetchSettings,
         *,
         solve: Callable[[], Awaitable[tuple[S, float]]],
-        solve_time: Callable[[], float | None] = lambda: None,
-        on_event: Hook | None = None,
+        solve_time: Callable[[], float | None],
+        emit: Callable[..., object],
     ) -> None:
         self._task_type = task_type
         self._settings = settings
         self._solve = solve
         self._solve_time = solve_time
-        self._on_event = on_event
+        self._emit = emit
         self._stage = "not entered"
         self._stock: list[_Token[S]] = []  # the oldest first
-        self._line: OrderedDict[_Waiter[S], None] = OrderedDict()
+        self._line: WaitQueue[_Token[S] | Exception] = WaitQueue(self._take_back)
         self._under_way = 0
         self._refused = False
         self._failures = _Failures()
@@ -293,7 +279,7 @@ class Prefetch(Generic[S]):
         """Begin nothing more, and let nobody wait any longer."""
         self._stage = "closed"
         while self._line:
-            self._fail(ClientStateError("the prefetch was left while this get waited"))
+            self._line.call(ClientStateError("the prefetch was left while this get waited"))
 
     # --- what a program calls -----------------------------------------------------------------------------------------
 
@@ -317,19 +303,17 @@ class Prefetch(Generic[S]):
         allowed = time_limit(timeout, self._settings.timeout)
         self._check_open()
         await checkpoint_if_cancelled()
-        waiter = self._join()
-        try:
-            with anyio.move_on_after(allowed):
-                await waiter.done.wait()
-        except BaseException:
-            self._leave(waiter)
-            raise
-        if waiter.error is not None:
-            raise waiter.error
-        if waiter.token is None:
-            self._leave(waiter)
-            raise SolveTimeoutError(f"no token within {allowed:g} s", phase="queue") from self._failures.last
-        return self._hand_out(waiter, waiter.token)
+        began = self._clock()
+        self._demand.add(began)
+        self._settle(joining=1)
+        if self._stock:
+            return self._hand_out(self._stock.pop(0), waited=0.0)
+        with anyio.move_on_after(allowed):
+            handed = await self._line.wait()
+            if isinstance(handed, Exception):
+                raise handed
+            return self._hand_out(handed, waited=self._clock() - began)
+        raise SolveTimeoutError(f"no token within {allowed:g} s", phase="queue") from self._failures.last
 
     def statistics(self) -> PrefetchStatistics:
         """What this prefetch has done so far."""
@@ -354,52 +338,31 @@ class Prefetch(Generic[S]):
         """After the end: what was paid for and not used, and was still fresh then. Empty before."""
         return tuple(token.solution for token in self._stock) if self._stage == "closed" else ()
 
-    # --- the line -----------------------------------------------------------------------------------------------------
+    # --- the stock ----------------------------------------------------------------------------------------------------
 
-    def _join(self) -> _Waiter[S]:
-        now = self._clock()
-        waiter: _Waiter[S] = _Waiter(now)
-        self._demand.add(now)
-        self._line[waiter] = None
-        self._settle()
-        return waiter
+    def _take_back(self, handed: _Token[S] | Exception) -> None:
+        """A `get` was cancelled before it could take a token: that goes to the next, or back."""
+        if not isinstance(handed, Exception):
+            self._put(handed)
+            self._settle()
 
-    def _leave(self, waiter: _Waiter[S]) -> None:
-        """Step out of the line; a token that was given already goes to the next, or back."""
-        self._line.pop(waiter, None)
-        if waiter.token is not None:
-            self._put(waiter.token)
-            waiter.token = None
-        self._settle()
-
-    def _fail(self, error: Exception) -> None:
-        """Give the last in line an error."""
-        waiter, _ = self._line.popitem()
-        waiter.error = error
-        waiter.done.set()
-
-    def _hand_out(self, waiter: _Waiter[S], token: _Token[S]) -> S:
-        waited = waiter.served_at - waiter.since
+    def _hand_out(self, token: _Token[S], waited: float) -> S:
         self._handed_out += 1
         self._at_once += waited == 0
         self._waited += waited
         remaining = token.good_until + self._settings.min_remaining - self._clock()
-        self._emit(TokenTaken, token.solution.task_id, waited=waited, remaining=remaining)
+        self._tell(TokenTaken, token.solution.task_id, waited=waited, remaining=remaining)
         return token.solution
 
-    # --- the stock ----------------------------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Drop what is too old, serve the line, and begin what is missing."""
+    def _settle(self, joining: int = 0) -> None:
+        """Drop what is too old, serve the line, and begin what is missing, for those too who are about to join it."""
         if self._stage != "open":
             return
         now = self._clock()
         self._drop_aged(now)
         while self._line and self._stock:
-            waiter, _ = self._line.popitem(last=False)
-            waiter.token, waiter.served_at = self._stock.pop(0), now
-            waiter.done.set()
-        missing = self._level(now) - self._position()
+            self._line.call(self._stock.pop(0))
+        missing = self._level(now) - self._position() + joining
         if self._settings.max_under_way is not None:
             missing = min(missing, self._settings.max_under_way - self._under_way)
         for _ in range(missing):
@@ -439,7 +402,7 @@ class Prefetch(Generic[S]):
         solution = token.solution
         self._expired += 1
         self._wasted = EXACT.add(self._wasted, solution.cost or Decimal(0))
-        self._emit(TokenExpired, solution.task_id, cost=solution.cost)
+        self._tell(TokenExpired, solution.task_id, cost=solution.cost)
 
     async def _watch_ages(self) -> None:
         """Renew what gets too old."""
@@ -480,7 +443,7 @@ class Prefetch(Generic[S]):
                 self._refuse(error)
                 return
             delay = self._failures.add(error, began, self._clock())
-            self._emit(TokenDelayed, error.task_id, reason=type(error).__name__, delay=delay)
+            self._tell(TokenDelayed, error.task_id, reason=type(error).__name__, delay=delay)
             await self._pause(delay)
             if self._position() > self._level(self._clock()):
                 return
@@ -505,25 +468,19 @@ class Prefetch(Generic[S]):
             return False
         self._failures.end()
         self._put(token)
-        self._emit(TokenReady, solution.task_id, lead_time=lead_time)
+        self._tell(TokenReady, solution.task_id, lead_time=lead_time)
         return True
 
     def _refuse(self, error: Exception) -> None:
         """The next solve would be refused as well: tell those in line for whom no other is under way."""
         self._refused = True
         while len(self._line) > self._under_way - 1:
-            self._fail(copy.copy(error) if isinstance(error, UCaptchaError) else error)
+            self._line.call(copy.copy(error) if isinstance(error, UCaptchaError) else error, last=True)
 
     def _check_open(self) -> None:
         if self._stage != "open":
             advice = "use it inside 'async with'" if self._stage == "not entered" else "make a new one"
             raise ClientStateError(f"the prefetch is {self._stage}: {advice}")
 
-    def _emit(self, kind: type[Event], task_id: str | None, **details: Any) -> None:
-        if self._on_event is None:
-            return
-        event = kind(at=self._clock(), task_type=self._task_type, task_id=task_id, **details)
-        try:
-            self._on_event(event)
-        except Exception:
-            logger.exception("on_event raised; the prefetch goes on")
+    def _tell(self, kind: type[Event], task_id: str | None, **details: Any) -> None:
+        self._emit(kind, task_type=self._task_type, task_id=task_id, **details)

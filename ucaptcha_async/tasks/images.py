@@ -109,10 +109,7 @@ def _file(field: str, path: os.PathLike[str]) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = _reason(error)
-    raise InvalidTaskError(
-        f"{field} must be a readable file: {os.fspath(path)!r} cannot be read ({reason})", field=field
-    )
+        raise _refused(field, f"a readable file: {os.fspath(path)!r} cannot be read", error) from None
 
 
 def _read(field: str, file: Any) -> bytes:
@@ -122,9 +119,7 @@ def _read(field: str, file: Any) -> bytes:
             file.seek(0)
         data = file.read()
     except (OSError, ValueError) as error:
-        raise InvalidTaskError(
-            f"{field} must be a readable file: it cannot be read ({_reason(error)})", field=field
-        ) from None
+        raise _refused(field, "a readable file: it cannot be read", error) from None
     if not isinstance(data, bytes | bytearray | memoryview):
         raise wrong(field, data, "a file that gives bytes (open it with mode 'rb')")
     return bytes(data)
@@ -136,14 +131,13 @@ def _saved(field: str, image: Any) -> bytes:
     try:
         image.save(file, "JPEG" if getattr(image, "mode", None) == "CMYK" else "PNG")
     except Exception as error:
-        raise InvalidTaskError(
-            f"{field} must be an image that can be saved as PNG ({_reason(error)})", field=field
-        ) from None
+        raise _refused(field, "an image that can be saved as PNG", error) from None
     return file.getvalue()
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)[:200] or type(error).__name__
+def _refused(field: str, allowed: str, error: Exception) -> InvalidTaskError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)[:200] or type(error).__name__
+    return InvalidTaskError(f"{field} must be {allowed} ({reason})", field=field)
 
 
 def _decoded(text: str) -> Iterator[bytes]:

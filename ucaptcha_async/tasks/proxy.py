@@ -130,10 +130,9 @@ class Proxy(OwnCopy):
             ProxyError: It is none of these.
         """
         url = masked(url)
-        trouble = white_space(url) if isinstance(url, str) else None
-        parts = None if trouble is not None else _parts(url)
-        if parts is None and trouble is not None:
+        if isinstance(url, str) and (trouble := white_space(url)) is not None:
             raise ProxyError(f"proxy must be {_ALLOWED}; got text {trouble}", field="proxy")
+        parts = _parts(url)
         if parts is None:
             raise wrong("proxy", url, _ALLOWED, ProxyError)
         scheme, host, port, username, password = parts

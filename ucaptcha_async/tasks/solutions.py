@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -191,20 +191,9 @@ class Solution(OwnCopy):
         return await self._send(True, message, code)
 
     async def rejected(self, message: str, *, code: str | None = None) -> str:
-        """Tell the service that the site refused the solution. No refund is promised for it.
+        """Tell the service that the site refused the solution, and why. No refund is promised for it.
 
-        Source: docs/api/ucaptcha/feedback-task.
-
-        Args:
-            message: Why; the service requires a text.
-            code: Your own category.
-
-        Returns:
-            The service's confirmation.
-
-        Raises:
-            ClientStateError: The solution has no client: it was made by hand or unpickled. Use
-                [`client.feedback`][ucaptcha_async.AsyncClient.feedback].
+        Arguments, result and errors as for `accepted`. Source: docs/api/ucaptcha/feedback-task.
         """
         return await self._send(False, message, code)
 
@@ -250,14 +239,10 @@ class Solution(OwnCopy):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._shown())})"
-
-    def _shown(self) -> Iterator[str]:
-        yield f"task_id={self.task_id!r}"
         token = self._text_or_none(*_TOKEN_KEYS)
-        yield f"raw={self.raw!r}" if token is None else f"token=<{len(token)} characters>"
-        for name in ("cost", "solve_time", "polls"):
-            yield f"{name}={getattr(self, name)!r}"
+        content = f"raw={self.raw!r}" if token is None else f"token=<{len(token)} characters>"
+        rest = f"cost={self.cost!r}, solve_time={self.solve_time!r}, polls={self.polls!r}"
+        return f"{type(self).__name__}(task_id={self.task_id!r}, {content}, {rest})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {str(f.alias): getattr(self, f.name) for f in attrs.fields(Solution) if f.name != "_feedback"}

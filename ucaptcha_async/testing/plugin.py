@@ -103,10 +103,10 @@ def ucaptcha_in_process(
     """
     from ucaptcha_async import client
     from ucaptcha_async.transport.exchange import Sender
-    from ucaptcha_async.transport.senders import injected
+    from ucaptcha_async.transport.through_httpx import Injected
 
     def open_sender(base_url: str, **_: object) -> Sender:
-        return injected(ucaptcha_http_client, base_url)
+        return Injected(ucaptcha_http_client, base_url)
 
     monkeypatch.setattr(client, "open_sender", open_sender)
     _set_environment(monkeypatch, BASE_URL, ucaptcha_api_key)

@@ -135,9 +135,7 @@ _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
     *((word, NoProviderError) for word in ("BUSY", "OVERLOADED", "OVERLOAD", "UNAVAILABLE", "UNAVALIABLE")),
     *((f"NO {word}", NoProviderError) for word in ("SLOT", "SLOTS", "PROVIDER", "PROVIDERS", "NODES", "WORKERS")),
     *((word, NoProviderError) for word in ("NO SOLVERS", "MAINTENANCE")),
-    ("RATE LIMIT", RateLimitedError),
-    ("TOO MANY REQUESTS", RateLimitedError),
-    ("TOO MUCH REQUESTS", RateLimitedError),
+    *((words, RateLimitedError) for words in ("RATE LIMIT", "TOO MANY REQUESTS", "TOO MUCH REQUESTS")),
     *((word, InvalidTaskError) for word in ("SITEKEY", "GOOGLEKEY", "WEBSITEKEY", "PUBLICKEY", "SITE", "WEBSITE")),
     *((word, InvalidTaskError) for word in ("GOOGLE", "PUBLIC", "PAGE", "PAGEURL", "URL", "WEBSITEURL", "DOMAIN")),
     *((word, InvalidTaskError) for word in ("IMAGE", "FILE", "FILESIZE", "BODY", "TASK", "PARAMETER", "PARAMETERS")),
@@ -148,12 +146,10 @@ _WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
     *((word, InvalidTaskError) for word in ("CAPTCHA", "CAPCHA", "RECAPTCHA", "HCAPTCHA", "TURNSTILE", "ENTERPRISE")),
     *((word, ServiceError) for word in ("PROVIDER", "PROVIDERS", "SERVICE")),
     *((word, InsufficientBalanceError) for word in ("BALANCE", "FUNDS", "MONEY", "CREDIT", "CREDITS")),
-    ("IP BANNED", AddressRefusedError),
-    ("IP BLOCKED", AddressRefusedError),
-    ("IP ALLOWED", AddressRefusedError),
-    ("IP WHITELIST", AddressRefusedError),
-    ("IP WHITELISTED", AddressRefusedError),
-    ("IP DENIED", AddressRefusedError),
+    *(
+        (f"IP {word}", AddressRefusedError)
+        for word in ("BANNED", "BLOCKED", "ALLOWED", "WHITELIST", "WHITELISTED", "DENIED")
+    ),
     *((word, AuthenticationError) for word in ("KEY", "APIKEY", "CLIENTKEY", "ACCOUNT", "USER", "UNAUTHORIZED")),
     *((word, AuthenticationError) for word in ("BANNED", "SUSPENDED", "BLOCKED", "DISABLED")),
 )

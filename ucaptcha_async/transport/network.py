@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import posixpath
 import socket
@@ -18,12 +17,11 @@ import anyio
 import attrs
 
 from ucaptcha_async.errors import ConfigurationError
+from ucaptcha_async.pacing.event_loop import current
 
-from .exchange import Clock, UnansweredError
-from .proxies import ServiceProxy, through_http, through_socks
-from .wires import AsyncioWire, SocketWire, StreamWire, TLSWire, Waiting, Wire
-
-__all__ = ["Connect", "Origin", "Waiting", "Wire", "connect_failure", "connector", "event_loop_clock", "is_loopback"]
+from .exchange import UnansweredError
+from .proxies import ServiceProxy, is_address, through_http, through_socks
+from .wires import AsyncioWire, SocketWire, StreamWire, TLSWire, Wire
 
 Connect = Callable[[], Awaitable[Wire]]
 """Opens one connection to the service. Raises `OSError`, or `UnansweredError` where it is known better."""
@@ -111,7 +109,7 @@ async def _tls(wire: SocketWire, context: ssl.SSLContext, host: str) -> SocketWi
 
 async def open_tcp(host: str, port: int) -> SocketWire:
     """Open a TCP connection."""
-    if under_trio():
+    if current().is_trio:
         return StreamWire(await anyio.connect_tcp(host, port))
     loop = asyncio.get_running_loop()
     handle = await _connected(loop, host, port)
@@ -126,7 +124,7 @@ async def open_tcp(host: str, port: int) -> SocketWire:
 
 async def _connected(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
     """A connected socket: to the first address that answers, trying the next ones beside it."""
-    numeric = socket.AI_NUMERICHOST if _is_address(host) else 0
+    numeric = socket.AI_NUMERICHOST if is_address(host) else 0
     lookup: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric) if numeric else None
     addresses: list[Any] = lookup or await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if len(addresses) == 1:
@@ -230,30 +228,3 @@ def check_certificates() -> None:
         value = os.environ.get(name)
         if value and not exists(Path(value)):
             raise ConfigurationError(f"{name} must name {kind}; there is none at that path", field=name)
-
-
-def event_loop_clock() -> Clock:
-    """The running event loop's clock, found once instead of at each question."""
-    if under_trio():
-        import trio
-
-        return trio.current_time
-    return asyncio.get_running_loop().time
-
-
-def under_trio() -> bool:
-    """Whether the running event loop is trio's."""
-    return anyio.get_cancelled_exc_class().__module__.startswith("trio")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    return ipaddress.ip_address(host).is_loopback if _is_address(host) else host == "localhost"
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

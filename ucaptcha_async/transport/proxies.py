@@ -116,21 +116,21 @@ class ServiceProxy:
         return tuple(secret for secret in found if secret)
 
 
-def service_proxy(scheme: str, host: str, given: str | None, *, local: bool) -> ServiceProxy | None:
+def service_proxy(scheme: str, host: str, given: str | None) -> ServiceProxy | None:
     """The proxy for the service: the one that was given, else the one that the environment names.
 
     Args:
         scheme: The service's scheme.
         host: The service's host.
-        given: The client's own setting.
-        local: Whether the service is on this machine: then the environment is not asked.
+        given: The client's own setting. For a service on this machine the environment is not asked.
 
     Raises:
         ConfigurationError: If it is malformed. The error names the setting or the variable.
     """
     if given is not None:
         return ServiceProxy.of("proxy", SecretStr(given))
-    name, url = (None, None) if local or urllib.request.proxy_bypass(host) else _from_environment(scheme)
+    bypassed = is_loopback(host) or urllib.request.proxy_bypass(host)
+    name, url = (None, None) if bypassed else _from_environment(scheme)
     return None if name is None or url is None else ServiceProxy.of(name, url)
 
 
@@ -142,6 +142,20 @@ def _from_environment(scheme: str) -> tuple[str | None, SecretStr | None]:
             name = f"{kind}_proxy"
             return name if os.environ.get(name) else name.upper(), SecretStr(proxies[kind])
     return None, None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    return ipaddress.ip_address(host).is_loopback if is_address(host) else host == "localhost"
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an address, and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def through_http(proxy: ServiceProxy, wire: Wire, target: str) -> None:

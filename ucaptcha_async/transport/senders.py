@@ -10,12 +10,10 @@ from typing import Any, Literal
 from ucaptcha_async.errors import ConfigurationError
 
 from .exchange import Clock, Sender
-from .network import Origin, check_certificates, connector, create_ssl_context, is_loopback
+from .network import Origin, check_certificates, connector, create_ssl_context
 from .pool import Heads, Pool
-from .proxies import ServiceProxy, service_proxy
-from .through_httpx import HTTPClient, Injected, ThroughHttpx
-
-__all__ = ["HTTPClient", "TransportName", "check_settings", "injected", "open_sender"]
+from .proxies import service_proxy
+from .through_httpx import ThroughHttpx
 
 TransportName = Literal["httpx", "httpx2", "fast"]
 
@@ -26,7 +24,8 @@ def check_settings(base_url: str, proxy: str | None) -> None:
     Raises:
         ConfigurationError: If one is wrong. It names the setting or the variable, and shows no secret.
     """
-    _proxy(Origin.of(base_url), proxy)
+    origin = Origin.of(base_url)
+    service_proxy(origin.scheme, origin.host, proxy)
     check_certificates()
 
 
@@ -58,7 +57,7 @@ def open_sender(
     """
     library = _library("httpx2" if transport == "httpx2" else "httpx")
     origin = Origin.of(base_url)
-    way = _proxy(origin, proxy)
+    way = service_proxy(origin.scheme, origin.host, proxy)
     context = ssl_context or create_ssl_context(library.create_ssl_context)
     pool = Pool(
         connector(origin, context, way),
@@ -69,15 +68,6 @@ def open_sender(
         on_extra_bytes=on_extra_bytes,
     )
     return pool if transport == "fast" else ThroughHttpx(library, base_url, pool)
-
-
-def injected(client: HTTPClient, base_url: str) -> Sender:
-    """Send through the caller's own client."""
-    return Injected(client, base_url)
-
-
-def _proxy(origin: Origin, given: str | None) -> ServiceProxy | None:
-    return service_proxy(origin.scheme, origin.host, given, local=is_loopback(origin.host))
 
 
 def _library(name: str) -> Any:

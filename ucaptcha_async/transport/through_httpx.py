@@ -53,7 +53,6 @@ class ThroughHttpx:
         self._library = library
         self._base_url = base_url
         self._client = _bare_client(library, pool)
-        self._auth = _no_auth(library)
         self._urls: dict[str, Any] = {}
         self._headers = library.Headers({"Host": library.URL(base_url).netloc, "Content-Type": "application/json"})
         self._timeout = library.Timeout(None).as_dict()
@@ -70,7 +69,7 @@ class ThroughHttpx:
             stream=self._library.ByteStream(exchange.body),
             extensions={"timeout": self._timeout, EXCHANGE: exchange},
         )
-        response = await self._client.send(request, stream=True, auth=self._auth, follow_redirects=False)
+        response = await self._client.send(request, stream=True)
         response.stream = None  # it refers to its response: a circle, which only the garbage collector would find
         reply: Reply = response.extensions[REPLY]
         return reply
@@ -96,18 +95,14 @@ def _bare_client(library: Any, pool: Pool) -> Any:
         def extract_cookies(self, response: Any) -> None:
             pass
 
-    class BareClient(library.AsyncClient):  # type: ignore[misc]
-        cookies = NoCookies()
-
-    return BareClient(transport=PoolTransport(), timeout=None, trust_env=False)
-
-
-def _no_auth(library: Any) -> Any:
     class NoAuth(library.Auth):  # type: ignore[misc]
         async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
             yield request
 
-    return NoAuth()
+    class BareClient(library.AsyncClient):  # type: ignore[misc]
+        cookies = NoCookies()
+
+    return BareClient(transport=PoolTransport(), auth=NoAuth(), timeout=None, trust_env=False)
 
 
 class Injected:

@@ -226,14 +226,35 @@ class AsyncioWire(asyncio.Protocol):
             handle.detach()
 
 
-class StreamWire:
+class _Looking:
+    """A wire that reads to see what waits, and keeps that until it is received."""
+
+    _kept: bytes | None = None
+
+    def _again(self) -> bytes:
+        """What was kept; empty at the end."""
+        data, self._kept = self._kept or b"", None
+        return data
+
+    def take(self) -> bytes | None:
+        """What has come, without waiting."""
+        raise NotImplementedError
+
+    def waiting(self) -> Waiting:
+        """Whether something came that was not received."""
+        data = self._kept = self.take()
+        if data is None:
+            return Waiting.NOTHING
+        return Waiting.BYTES if data else Waiting.CLOSED
+
+
+class StreamWire(_Looking):
     """A socket stream of anyio, for trio: it reads the socket itself and keeps nothing back."""
 
     def __init__(self, stream: SocketStream) -> None:
         self._stream = stream
         self._socket: Any = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._taken = b""
 
     async def send(self, data: bytes) -> None:
         """Write all of it."""
@@ -245,9 +266,8 @@ class StreamWire:
 
     async def receive(self) -> bytes:
         """What has come."""
-        if self._taken:
-            data, self._taken = self._taken, b""
-            return data
+        if self._kept is not None:
+            return self._again()
         try:
             return await self._stream.receive(CHUNK)
         except anyio.EndOfStream:
@@ -258,9 +278,8 @@ class StreamWire:
 
     def take(self) -> bytes | None:
         """What has come, without waiting."""
-        if self._taken:
-            data, self._taken = self._taken, b""
-            return data
+        if self._kept is not None:
+            return self._again()
         try:
             found: bytes = self._socket.recv(CHUNK)
         except BlockingIOError:
@@ -269,28 +288,19 @@ class StreamWire:
             return b""  # it is broken, which is an end, too
         return found
 
-    def waiting(self) -> Waiting:
-        """Whether something came that was not received."""
-        data = self.take()
-        if data is None:
-            return Waiting.NOTHING
-        self._taken = data
-        return Waiting.BYTES if data else Waiting.CLOSED
-
     async def aclose(self) -> None:
         """Close it."""
         with anyio.CancelScope(shield=True):
             await self._stream.aclose()
 
 
-class TLSWire:
+class TLSWire(_Looking):
     """TLS on a wire. Records that are not decrypted yet are looked into: session tickets are not bytes of an answer."""
 
     def __init__(self, wire: SocketWire, context: ssl.SSLContext, host: str) -> None:
         self.wire = wire
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._taken: bytes | None = None
 
     async def handshake(self) -> None:
         """Agree on keys, and check the certificate."""
@@ -331,14 +341,6 @@ class TLSWire:
             return b""  # an alert, or what is not TLS: it is broken, which is an end, too
         return data
 
-    def waiting(self) -> Waiting:
-        """Whether something came that was not received."""
-        data = self.take()
-        if data is None:
-            return Waiting.NOTHING
-        self._taken = data
-        return Waiting.BYTES if data else Waiting.CLOSED
-
     async def aclose(self) -> None:
         """Close it, without a farewell: each answer says itself where it ends."""
         await self.wire.aclose()
@@ -358,9 +360,8 @@ class TLSWire:
 
     def _decrypted(self) -> bytes | None:
         """What is decrypted; empty at the end, `None` if more must come first."""
-        if self._taken is not None:
-            data, self._taken = self._taken, None
-            return data
+        if self._kept is not None:
+            return self._again()
         if not self._incoming.pending and not self._incoming.eof and not self._tls.pending():
             return None
         try:
