@@ -304,7 +304,7 @@ class Job(TimeLimited, Generic[S]):
                         self.clear_alarm()
                     self.check_time(due)
                     self.answer = await self._asked(clock)
-                self._stop_polling()
+                self._stop_polling()  # now: others that wait for the task need not wait for the journal
             return await self._settle(self.answer)
         except UCaptchaError as error:
             await self._ended(error)

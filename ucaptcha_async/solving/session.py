@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import anyio
 import attrs
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("ucaptcha_async")
+
+V = TypeVar("V")
 
 OnUncertain = Literal["raise", "resubmit"]
 
@@ -190,9 +192,7 @@ class Session:
         if cost is None or task_id in self._counted:
             return False
         if task_id is not None:
-            self._counted[task_id] = None
-            while len(self._counted) > REMEMBERED_TASKS:
-                del self._counted[next(iter(self._counted))]
+            _remember(self._counted, task_id, None)
         self.tally.spent[kind] = EXACT.add(self.tally.spent.get(kind, Decimal(0)), cost)
         return True
 
@@ -274,9 +274,7 @@ class Session:
     def gave_up(self, task_id: str) -> None:
         """A task that has not ended is answered for by nobody here, and answers about it may still come."""
         self.open.pop(task_id, None)
-        self._given_up[task_id] = None
-        while len(self._given_up) > REMEMBERED_TASKS:
-            del self._given_up[next(iter(self._given_up))]
+        _remember(self._given_up, task_id, None)
 
     def ended(self, task_id: str) -> None:
         """A task has ended: from now on the service may give its id to another."""
@@ -296,9 +294,7 @@ class Session:
         """The service has a task; what its answers may repeat is kept for those who ask by the id alone."""
         self.open[task_id] = job.lease
         if job.secrets:
-            self._secrets[task_id] = job.secrets
-            while len(self._secrets) > REMEMBERED_TASKS:
-                del self._secrets[next(iter(self._secrets))]
+            _remember(self._secrets, task_id, job.secrets)
 
     def secrets_of(self, task_id: str) -> tuple[str, ...]:
         """What no error about a task may show."""
@@ -486,6 +482,13 @@ class _Telling(AbstractContextManager[None]):
 
 
 _QUIETLY = nullcontext()
+
+
+def _remember(tasks: dict[str, V], task_id: str, value: V) -> None:
+    """Note something of a task, and forget it of the oldest ones."""
+    tasks[task_id] = value
+    while len(tasks) > REMEMBERED_TASKS:
+        del tasks[next(iter(tasks))]
 
 
 def noted(error: BaseException, job: Call) -> None:
