@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import math
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.lowlevel
 import pytest
+import sniffio
 from anyio.abc import ByteStream
 
 from tests.helpers import KEY, TURNSTILE
 from tests.transport_kit import request, response, server
 from ucaptcha_async import AsyncClient
 from ucaptcha_async.pacing.event_loop import current
+from ucaptcha_async.pacing.time_limit import TimeIsUp, TimeLimit
 from ucaptcha_async.solving.session import SUBMITS_AHEAD
-from ucaptcha_async.solving.time_limit import TimeIsUp, TimeLimited
 
 virtual = pytest.mark.virtual_time
 
 
-async def rest(call: TimeLimited, when: float) -> None:
+def limit_of(seconds: float) -> TimeLimit:
+    """The limit of a call that begins now."""
+    return current().limit(anyio.current_time() + seconds)
+
+
+async def rest(limit: TimeLimit, when: float) -> None:
     """Wait as a job waits for its next poll."""
     try:
-        await call.set_alarm(current(), when)
+        await limit.alarm(when)
     finally:
-        call.clear_alarm()
-    call.check_time(when)
+        limit.alarm_off()
+    limit.check(when)
+
+
+async def step(limit: TimeLimit, seconds: float) -> None:
+    """Do what a job does in a step."""
+    with limit:
+        await anyio.sleep(seconds)
 
 
 @virtual
 async def test_alarm_comes_at_its_time() -> None:
-    call, start = TimeLimited(), anyio.current_time()
+    start = anyio.current_time()
 
-    await rest(call, start + 30)
+    await rest(limit_of(math.inf), start + 30)
 
     assert anyio.current_time() == pytest.approx(start + 30)
-    assert call.alarm is None
 
 
 @virtual
@@ -49,85 +62,164 @@ async def test_time_that_is_past_is_still_a_checkpoint() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(other)
-        await rest(TimeLimited(), anyio.current_time() - 5)
+        await rest(limit_of(math.inf), anyio.current_time() - 5)
 
     assert ran == ["other"]
 
 
 @virtual
 async def test_deadline_comes_before_the_alarm() -> None:
-    call, start = TimeLimited(), anyio.current_time()
-    call.deadline = start + 10
+    limit, start = limit_of(10), anyio.current_time()
 
     with pytest.raises(TimeIsUp):
-        await rest(call, start + 30)
+        await rest(limit, start + 30)
 
     assert anyio.current_time() == pytest.approx(start + 10)
 
 
 @virtual
 async def test_deadline_ends_a_step() -> None:
-    call, start = TimeLimited(), anyio.current_time()
-    call.deadline = start + 10
+    limit, start = limit_of(10), anyio.current_time()
 
-    with pytest.raises(TimeIsUp), call.in_time():
-        await anyio.sleep(30)
+    with pytest.raises(TimeIsUp):
+        await step(limit, 30)
 
     assert anyio.current_time() == pytest.approx(start + 10)
-    assert call.step is None
+    with pytest.raises(TimeIsUp):
+        await step(limit, 0)
 
 
 @virtual
-@pytest.mark.parametrize("way", ["step", "alarm"])
-async def test_stopped_from_outside(way: str) -> None:
+async def test_each_step_ends_at_its_own_deadline() -> None:
+    """One timer serves them all: a nearer deadline may come later, and a step may end before its own."""
+    loop, start = current(), anyio.current_time()
+    ended: dict[float, float] = {}
+
+    async def call(begins: float, seconds: float) -> None:
+        await anyio.sleep(begins)
+        with pytest.raises(TimeIsUp):
+            await step(loop.limit(start + seconds), 1_000)
+        ended[seconds] = anyio.current_time() - start
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(step, loop.limit(start + 5), 2)
+        for begins, seconds in ((0, 40), (1, 20), (3, 30), (4, 10), (35, 41), (39, 300)):
+            group.start_soon(call, begins, seconds)
+
+    assert ended == {seconds: pytest.approx(seconds) for seconds in (40, 20, 30, 10, 41, 300)}
+
+
+@virtual
+async def test_a_deadline_that_is_over_ends_the_step_at_its_first_wait() -> None:
+    limit, start = limit_of(-1), anyio.current_time()
+
+    with pytest.raises(TimeIsUp):
+        await step(limit, 30)
+
+    assert anyio.current_time() == pytest.approx(start)
+
+
+@virtual
+@pytest.mark.parametrize("way", [step, rest])
+async def test_ended_from_outside(way: Callable[[TimeLimit, float], Awaitable[None]]) -> None:
     """What runs ends at once, and what comes next does not begin."""
-    call, start = TimeLimited(), anyio.current_time()
+    limit, start = limit_of(math.inf), anyio.current_time()
     ended: list[float] = []
 
     async def wait() -> None:
         with pytest.raises(TimeIsUp):
-            if way == "alarm":
-                await rest(call, start + 30)
-            else:
-                with call.in_time():
-                    await anyio.sleep(30)
+            await way(limit, start + 30)
         ended.append(anyio.current_time() - start)
 
     async with anyio.create_task_group() as group:
         group.start_soon(wait)
         await anyio.sleep(5)
-        call.stop()
+        limit.end()
 
     assert ended == [pytest.approx(5)]
-    with pytest.raises(TimeIsUp), call.in_time():
+    with pytest.raises(TimeIsUp), limit:
         raise AssertionError("this step must not begin")
     with pytest.raises(TimeIsUp):
-        await rest(call, math.inf)
+        await rest(limit, math.inf)
 
 
 @virtual
-@pytest.mark.parametrize("way", ["step", "alarm"])
-async def test_a_cancellation_of_the_callers_is_no_end_of_time(way: str) -> None:
-    call, caught = TimeLimited(), ""
+async def test_ended_by_its_own_task() -> None:
+    """It hits the step at its next wait, and nothing behind the step."""
+    limit = limit_of(math.inf)
+    with pytest.raises(TimeIsUp), limit:
+        limit.end()
+        await anyio.sleep(30)
+
+    other = limit_of(math.inf)
+    with other:
+        other.end()
+    await anyio.sleep(1)
+
+
+@virtual
+@pytest.mark.parametrize("way", [step, rest])
+async def test_a_cancellation_of_the_callers_is_no_end_of_time(
+    way: Callable[[TimeLimit, float], Awaitable[None]],
+) -> None:
+    limit, caught = limit_of(10), ""
     with anyio.move_on_after(5) as scope:
         try:
-            if way == "alarm":
-                await rest(call, anyio.current_time() + 30)
-            else:
-                with call.in_time():
-                    await anyio.sleep(30)
+            await way(limit, anyio.current_time() + 30)
         except BaseException as error:
             caught = type(error).__name__
             raise
 
     assert scope.cancelled_caught
     assert caught in ("CancelledError", "Cancelled")
-    assert call.alarm is None
-    assert call.step is None
+    await step(limit, 1)
+
+
+@virtual
+@pytest.mark.parametrize("first", ["caller", "deadline"])
+async def test_a_cancellation_at_the_moment_of_the_deadline(first: str) -> None:
+    """Both come before the call can run: the caller's reaches its scope, and none is left over."""
+    limit, reached = limit_of(math.inf), ""
+
+    async def call(scope: anyio.CancelScope) -> None:
+        nonlocal reached
+        with scope:
+            reached = "in the scope"
+            try:
+                await step(limit, 30)
+            except TimeIsUp:
+                await anyio.sleep(30)
+            reached = "behind the scope's wait"
+        await anyio.sleep(3)
+        reached = "the end"
+
+    scope = anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, scope)
+        await anyio.sleep(5)
+        for end in (scope.cancel, limit.end) if first == "caller" else (limit.end, scope.cancel):
+            end()
+
+    assert scope.cancelled_caught
+    assert reached == "the end"
+
+
+async def test_asyncios_own_cancellation_goes_first() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        return
+    limit = limit_of(math.inf)
+    task = asyncio.ensure_future(step(limit, 30))
+    await asyncio.sleep(0)
+
+    limit.end()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_good_step_ends_well() -> None:
-    with TimeLimited().in_time():
+    with limit_of(30):
         await anyio.lowlevel.checkpoint()
 
 

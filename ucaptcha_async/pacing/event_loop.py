@@ -12,13 +12,17 @@ import contextvars
 import functools
 import math
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import attrs
 
 from ucaptcha_async.errors import ClientStateError
+
+from .time_limit import AsyncioTimeLimit, TimeLimit, TrioTimeLimit, Watch
+
+T = TypeVar("T")
 
 
 class Signal(Protocol):
@@ -37,18 +41,6 @@ class Signal(Protocol):
         ...
 
 
-class Alarm(Awaitable[None], Protocol):
-    """A time that one task waits for, by `await`. A checkpoint in any case."""
-
-    def ring(self) -> None:
-        """Let the waiter go on now."""
-        ...
-
-    def off(self) -> None:
-        """Forget the time. Whoever has waited calls this, however the wait has ended."""
-        ...
-
-
 class Running(Protocol):
     """A task that was spawned."""
 
@@ -61,8 +53,11 @@ class Stopped(Exception):  # noqa: N818 - it is never raised: it tells how a tas
     """A spawned task was cancelled, by `Running.cancel` or by the event loop's end."""
 
 
-Ended = Callable[[Any, BaseException | None], None]
-Spawn = Callable[[Coroutine[Any, Any, object], Ended, Any], Running]
+Ended = Callable[[Running, BaseException | None], None]
+"""Told of a task's end: the error is `None` for a good one, `Stopped` for a cancelled one."""
+
+Spawn = Callable[[Coroutine[Any, Any, object]], Running]
+"""Starts a task that no cancel scope around the caller reaches. Whoever starts it keeps it until its end."""
 
 
 @attrs.frozen(eq=False)
@@ -73,10 +68,8 @@ class EventLoop:
         identity: What is the same as long as it is the same loop.
         time: The loop's clock, in seconds.
         sleep: Sleeps for seconds; a checkpoint even for 0.
-        alarm: Sets an alarm for a time of the loop's clock.
-        spawn: Starts a task that no cancel scope around the caller reaches. At its end it calls `ended(key, error)`:
-            `None` for a good end, `Stopped` for a cancelled one. Whoever starts it keeps what is returned, and waits
-            for that call.
+        limit: Makes the `TimeLimit` of a call, until a time of the loop's clock.
+        spawner: Makes what starts tasks, from what is told of their ends: one callback for all of them.
         call_soon: Runs a function in the loop; right from any thread, and from a finaliser.
         runs_here: Whether this is the loop that runs the caller.
         is_trio: Whether it is trio's.
@@ -85,8 +78,8 @@ class EventLoop:
     identity: object
     time: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
-    alarm: Callable[[float], Alarm]
-    spawn: Spawn = attrs.field(repr=False)
+    limit: Callable[[float], TimeLimit]
+    spawner: Callable[[Ended], Spawn] = attrs.field(repr=False)
     call_soon: Callable[[Callable[[], object]], object] = attrs.field(repr=False)
     runs_here: Callable[[], bool] = attrs.field(repr=False)
     is_trio: bool
@@ -136,7 +129,7 @@ def current() -> EventLoop:
             return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token
 
         return EventLoop(
-            token, trio.current_time, trio.sleep, _TrioAlarm, _spawn_in_trio, token.run_sync_soon, runs_in_trio, True
+            token, trio.current_time, trio.sleep, TrioTimeLimit, _trio_spawner, token.run_sync_soon, runs_in_trio, True
         )
     loop = asyncio.get_running_loop()
 
@@ -148,10 +141,10 @@ def current() -> EventLoop:
 
     # One context for all that needs none: else there is a copy for each timer and each task.
     context = contextvars.copy_context()
-    alarm = functools.partial(_AsyncioAlarm, loop, context)
-    spawn = functools.partial(_spawn_in_asyncio, loop, context)
-    sleep = functools.partial(_sleep_in_asyncio, loop, alarm)
-    return EventLoop(loop, loop.time, sleep, alarm, spawn, loop.call_soon_threadsafe, runs_in_asyncio, False)
+    limit = functools.partial(AsyncioTimeLimit, Watch(loop, context))
+    spawner = functools.partial(_asyncio_spawner, loop, context)
+    sleep = functools.partial(_sleep_in_asyncio, loop, context)
+    return EventLoop(loop, loop.time, sleep, limit, spawner, loop.call_soon_threadsafe, runs_in_asyncio, False)
 
 
 def signal() -> Signal:
@@ -187,6 +180,30 @@ async def wait_through(waited: Signal, deadline: float = math.inf) -> None:
             del cancelled  # the frame must not keep its own exception alive
 
 
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await something to its end, in a task of its own; a cancellation that comes meanwhile is raised after it.
+
+    A shield alone does not do it: asyncio's own `Task.cancel()` reaches through it.
+    """
+    done, ends = signal(), list[BaseException]()
+    found: list[T] = []
+
+    async def run() -> None:
+        found.append(await work)
+
+    def ended(_: Running, error: BaseException | None) -> None:
+        if error is not None:
+            ends.append(raised(error))
+        done.set()
+
+    running = current().spawner(ended)(run())
+    await wait_through(done)
+    del running
+    if ends:
+        raise ends.pop()
+    return found[0]
+
+
 class _AsyncioSignal:
     __slots__ = ("_is_set", "_waiter")
 
@@ -208,57 +225,15 @@ class _AsyncioSignal:
         return self._waiter
 
 
-class _AsyncioAlarm:
-    __slots__ = ("_future", "_timer")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context, when: float) -> None:
-        self._future: asyncio.Future[None] = loop.create_future()
-        self._timer = loop.call_at(when, wake, self._future, context=context)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._future.__await__()
-
-    def ring(self) -> None:
-        wake(self._future)
-
-    def off(self) -> None:
-        self._timer.cancel()
-
-
-class _TrioAlarm:
-    __slots__ = ("_scope",)
-
-    def __init__(self, when: float) -> None:
-        import trio
-
-        self._scope = trio.CancelScope(deadline=when)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> None:
-        import trio
-
-        with self._scope:
-            await trio.sleep_forever()
-
-    def ring(self) -> None:
-        self._scope.cancel()
-
-    def off(self) -> None:
-        pass
-
-
-async def _sleep_in_asyncio(
-    loop: asyncio.AbstractEventLoop, alarm: Callable[[float], _AsyncioAlarm], seconds: float
-) -> None:
+async def _sleep_in_asyncio(loop: asyncio.AbstractEventLoop, context: contextvars.Context, seconds: float) -> None:
     if seconds <= 0:
         return await asyncio.sleep(0)
-    wait = alarm(loop.time() + seconds)
+    waiter: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(seconds, wake, waiter, context=context)
     try:
-        await wait
+        await waiter
     finally:
-        wait.off()
+        timer.cancel()
 
 
 def wake(waiter: asyncio.Future[None] | None) -> None:
@@ -267,29 +242,23 @@ def wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
-def _spawn_in_asyncio(
-    loop: asyncio.AbstractEventLoop,
-    context: contextvars.Context,
-    way: Coroutine[Any, Any, object],
-    ended: Ended,
-    key: Any,
-) -> Running:
-    task = loop.create_task(way)
-    # Not in the task itself: asyncio does not even start a task that is cancelled at once.
-    task.add_done_callback(functools.partial(_tell, ended, key), context=context)
-    return task
+def _asyncio_spawner(loop: asyncio.AbstractEventLoop, context: contextvars.Context, ended: Ended) -> Spawn:
+    def told(task: asyncio.Task[object]) -> None:
+        ended(task, Stopped() if task.cancelled() else task.exception())
+
+    def spawn(way: Coroutine[Any, Any, object]) -> Running:
+        task = loop.create_task(way)
+        # Not in the task itself: asyncio does not even start a task that is cancelled at once.
+        task.add_done_callback(told, context=context)
+        return task
+
+    return spawn
 
 
-def _tell(ended: Ended, key: Any, task: asyncio.Task[object]) -> None:
-    ended(key, Stopped() if task.cancelled() else task.exception())
-
-
-def _spawn_in_trio(way: Coroutine[Any, Any, object], ended: Ended, key: Any) -> Running:
+def _trio_spawner(ended: Ended) -> Spawn:
     import trio
 
-    scope = trio.CancelScope()
-
-    async def system_task() -> None:
+    async def system_task(scope: trio.CancelScope, way: Coroutine[Any, Any, object]) -> None:
         end: BaseException | None = Stopped()
         try:
             with scope:
@@ -300,11 +269,15 @@ def _spawn_in_trio(way: Coroutine[Any, Any, object], ended: Ended, key: Any) -> 
         except BaseException as error:  # what comes out of a system task would end trio
             end = error
         finally:
-            ended(key, end)
+            ended(scope, end)
             del end  # the frame must not keep its own exception alive
 
-    trio.lowlevel.spawn_system_task(system_task, context=contextvars.copy_context())
-    return scope
+    def spawn(way: Coroutine[Any, Any, object]) -> Running:
+        scope = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(system_task, scope, way, context=contextvars.copy_context())
+        return scope
+
+    return spawn
 
 
 def _running() -> object | None:

@@ -17,6 +17,7 @@ import attrs
 
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError, UCaptchaError
+from ucaptcha_async.pacing.event_loop import uninterrupted
 
 from .scripts import Stamp, new_token
 
@@ -138,8 +139,7 @@ class Link:
         """
         try:
             # A lost answer is a second visit, and a connection that is cancelled half made is lost to coredis' pool.
-            with anyio.fail_after(3 * self.timeout, shield=True):
-                reply = await script(keys=keys, args=arguments)
+            reply = await uninterrupted(self._run(script, keys, arguments))
         except (RedisError, TimeoutError, OSError) as error:
             if self.owned and isinstance(error, TimeoutError):
                 self.client.connection_pool.disconnect()  # it may be a line that nobody answers any more
@@ -148,6 +148,10 @@ class Link:
             raise problem from error
         self._answered()
         return reply
+
+    async def _run(self, script: Any, keys: list[str], arguments: Sequence[str | int | float]) -> Any:
+        with anyio.fail_after(3 * self.timeout):
+            return await script(keys=keys, args=arguments)
 
     def tell(self, make: type[RedisEvent], **details: Any) -> None:
         """Tell the hook."""

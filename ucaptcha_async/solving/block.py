@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -28,10 +27,9 @@ class BlockTasks:
         self.broken: BaseException | None = None
         self._loop = loop
         self._ended = ended
-        self._numbers = itertools.count()
-        self._running: dict[int, Running] = {}
+        self._running: dict[Running, Running] = {}
         self._leaving = False
-        self._report = self._end  # one for all: each waiting solve would hold one of its own
+        self._spawn = loop.spawner(self._end)
 
     def start(self, way: Coroutine[Any, Any, None], handle: Running | None = None) -> None:
         """Start a task.
@@ -40,14 +38,13 @@ class BlockTasks:
             way: What it does.
             handle: What cancels it. Default: the task as a whole is cancelled.
         """
-        number = next(self._numbers)
-        running = self._loop.spawn(way, self._report, number)
-        self._running[number] = handle or running
+        running = self._spawn(way)
+        self._running[running] = handle or running
         if self._leaving:  # whoever starts it was cancelled, and has not heard of it yet
-            self._loop.once_begun(self._running[number].cancel)
+            self._loop.once_begun(self._running[running].cancel)
 
-    def _end(self, number: int, error: BaseException | None) -> None:
-        del self._running[number]
+    def _end(self, running: Running, error: BaseException | None) -> None:
+        del self._running[running]
         if error is not None and not (self._leaving and isinstance(error, Stopped)) and self.broken is None:
             self.broken = raised(error)
             self._cancel()
@@ -74,6 +71,6 @@ class BlockTasks:
             if error is None:
                 raise  # else the error goes first; who cancelled will do it again at the next checkpoint
         finally:
-            del self._report  # it leads back here
+            del self._spawn  # it leads back here
         if error is None and self.broken is not None:
             raise self.broken

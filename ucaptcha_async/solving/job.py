@@ -47,6 +47,7 @@ from ucaptcha_async.events import (
 )
 from ucaptcha_async.journal import Claim, ClaimKind, Entry
 from ucaptcha_async.json_values import NumericId
+from ucaptcha_async.pacing.time_limit import TimeIsUp, TimeLimit
 from ucaptcha_async.polling import PollClock
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping, SecretStr, passwords
@@ -58,7 +59,6 @@ from ucaptcha_async.transport.error_codes import ends_wait
 from .lease import End, Fate, Lease
 from .session import Session, noted
 from .submit import submit
-from .time_limit import TimeIsUp, TimeLimited
 
 S = TypeVar("S", bound=Solution)
 T = TypeVar("T")
@@ -112,7 +112,7 @@ _DOING = {State.QUEUED: "in the queue", State.SUBMITTING: "while submitting", St
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=True)
-class Job(TimeLimited, Generic[S]):
+class Job(Generic[S]):
     """A task that the service has accepted: wait for it now, later, or in another process.
 
     Attributes:
@@ -131,6 +131,7 @@ class Job(TimeLimited, Generic[S]):
     answer: Answer | None = None
     solution: S | None = None
     clock: PollClock | None = None
+    limit: TimeLimit = attrs.field(init=False)
     exchange: Any = None
     trouble: UCaptchaError | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -191,14 +192,18 @@ class Job(TimeLimited, Generic[S]):
         if self.handed_out and self.answerable and self.lease is not None:
             self.session.drop(self.lease.free_place, self.task_id)
 
+    def stop(self) -> None:
+        """End it, because the client closes or drains."""
+        self.limit.end()
+
     # --- one solve ----------------------------------------------------------------------------------------------------
 
     async def run(self, way: Coroutine[Any, Any, T], timeout: float) -> T:
         """Go one way for `timeout` seconds at the most, and tell how it ended."""
         session = self.session
-        session.running.add(self)
         self.called_at = session.loop.time()
-        self.deadline, self.stopped = self.called_at + timeout, False
+        self.limit = session.loop.limit(self.called_at + timeout)
+        session.running.add(self)
         if self.state is State.WAITING and not self.told:
             self._tell_start()
         try:
@@ -231,7 +236,7 @@ class Job(TimeLimited, Generic[S]):
         """Go one way while no other call with the same key does."""
         assert self.key is not None
         try:
-            with self.in_time():
+            with self.limit:
                 await self.session.take_key(self.key)
             try:
                 return await way
@@ -245,8 +250,7 @@ class Job(TimeLimited, Generic[S]):
         resubmits = MAX_RESUBMITS if self.session.on_uncertain == "resubmit" else 0
         while True:
             try:
-                with self.in_time():
-                    return await self._submit_once(attempt)
+                return await self._submit_once(attempt)
             except SubmitUncertainError as error:
                 # A task that the answer names is waited for rather than paid for again.
                 if not resubmits or error.task_id is not None:
@@ -259,19 +263,20 @@ class Job(TimeLimited, Generic[S]):
         self.answer = self.exchange = self.fate = self.clock = self.accepted_at = self.unsolved_at = None
         self.mode = self.options.mode(attempt)
         try:
-            session.check_submits()
-            await lease.take_place()
-            if not self.told:
-                self._tell_start()
-            # Work with a name may be paid for already: that needs neither a good account nor money.
-            if self.key is not None and await self._claimed(lease):
-                return
-            await session.breaker.check(self, session.api.get_balance)
-            await lease.reserve()
-            if self.key is None:
-                await self._claimed(lease)
-            self.state = State.SUBMITTING
-            answer = await self._submitted()
+            with self.limit:  # what it holds is settled after the step, for no deadline cuts that off
+                session.check_submits()
+                await lease.take_place()
+                if not self.told:
+                    self._tell_start()
+                # Work with a name may be paid for already: that needs neither a good account nor money.
+                if self.key is not None and await self._claimed(lease):
+                    return
+                await session.breaker.check(self, session.api.get_balance)
+                await lease.reserve()
+                if self.key is None:
+                    await self._claimed(lease)
+                self.state = State.SUBMITTING
+                answer = await self._submitted()
         except BaseException as error:
             session.breaker.stand_down(self)
             await self._not_accepted(lease, error)
@@ -299,10 +304,10 @@ class Job(TimeLimited, Generic[S]):
                         await self._until_brought_forward(clock)
                     due = self._due(clock)
                     try:
-                        await self.set_alarm(session.loop, due)
+                        await self.limit.alarm(due)
                     finally:
-                        self.clear_alarm()
-                    self.check_time(due)
+                        self.limit.alarm_off()
+                    self.limit.check(due)
                     self.answer = await self._asked(clock)
                 self._stop_polling()  # now: others that wait for the task need not wait for the journal
             return await self._settle(self.answer)
@@ -427,7 +432,7 @@ class Job(TimeLimited, Generic[S]):
         asking = self.session.asking
         while (other := asking.get(self.task_id)) is not None:
             other.watchers = other.watchers or anyio.Event()
-            with self.in_time():
+            with self.limit:
                 await other.watchers.wait()
             if other.answer is not None:
                 self.answer, self.unsolved_at = other.answer, other.unsolved_at
@@ -455,7 +460,7 @@ class Job(TimeLimited, Generic[S]):
         exchange = self.exchange = session.api.get_task_result(self.task_id, self.secrets)
         session.tally.polls += 1
         try:
-            with self.in_time(), session.telling(self, exchange):
+            with self.limit, session.telling(self, exchange):
                 answer = await session.api.ask(exchange, self.other_name)
         except UCaptchaError as error:
             clock.polled(exchange.sent_at or session.loop.time())
@@ -488,15 +493,16 @@ class Job(TimeLimited, Generic[S]):
 
     def _due(self, clock: PollClock) -> float:
         """When the next poll is due; one comes just before the deadline, if the next would come after it."""
-        if clock.next_poll >= self.deadline:
-            last = max(clock.earliest, self.deadline - LAST_CHANCE)
-            return last if last < self.deadline else clock.next_poll
+        deadline = self.limit.deadline
+        if clock.next_poll >= deadline:
+            last = max(clock.earliest, deadline - LAST_CHANCE)
+            return last if last < deadline else clock.next_poll
         return clock.next_poll
 
     async def _until_brought_forward(self, clock: PollClock) -> None:
         """Wait for the next poll, or for a callback or a good answer to somebody else that brings it forward."""
         session, callbacks = self.session, self.session.callbacks
-        with self.in_time():
+        with self.limit:
             if clock.stretched:
                 if await session.until_reached(self._due(clock) - session.loop.time()):
                     clock.brought_back(session.loop.time())

@@ -354,7 +354,7 @@ class Session:
                 if held is not None:
                     self._unparked.append(held)
         if self._unparked and self._parking is None and self.loop.runs_here():
-            self._parking = self.loop.spawn(self._park(), self._parked, None)
+            self._parking = self.loop.spawner(self._parked)(self._park())
 
     async def _park(self) -> None:
         """Settle what nobody waits for; together, so that the journal writes it in few batches."""

@@ -216,7 +216,7 @@ async def finish_after_cancel(
         end = error
         done.set()
 
-    running = loop.spawn(call, ended, None)
+    running = loop.spawner(ended)(call)
     try:
         await done.wait()
         if end is not None:
