@@ -16,35 +16,27 @@ from ucaptcha_async.transport.senders import TransportName
 
 TEARDOWN = """
 import asyncio
-from ucaptcha_async import RateLimiter
-from ucaptcha_async.pacing.event_loop import current
-from ucaptcha_async.secrecy import SecretBytes
-from ucaptcha_async.solving.submit import finish_after_cancel
-from ucaptcha_async.transport.exchange import Exchange
+from ucaptcha_async.pacing.event_loop import uninterrupted
 
-def exchange():
-    return Exchange("/createTask", SecretBytes(), RateLimiter(), lambda: 0.0, 30.0)
+def grace():
+    return 5.0
 
 async def main():
     # The caller begins in the last turn of the loop: the call's task exists then, and does not begin.
-    return asyncio.ensure_future(finish_after_cancel(current(), asyncio.sleep(3600), exchange(), 5.0))
+    return asyncio.ensure_future(uninterrupted(asyncio.sleep(3600), grace))
 
 assert asyncio.run(main()).cancelled()
 """
 
 OTHERS = """
 import asyncio, sys
-from ucaptcha_async import RateLimiter
-from ucaptcha_async.pacing.event_loop import current
-from ucaptcha_async.secrecy import SecretBytes
-from ucaptcha_async.solving.submit import finish_after_cancel
-from ucaptcha_async.transport.exchange import Exchange
+from ucaptcha_async.pacing.event_loop import uninterrupted
 
-def exchange():
-    return Exchange("/createTask", SecretBytes(), RateLimiter(), lambda: 0.0, 30.0)
+def grace():
+    return 5.0
 
 async def main(turns):
-    caller = asyncio.ensure_future(finish_after_cancel(current(), asyncio.sleep(3600), exchange(), 5.0))
+    caller = asyncio.ensure_future(uninterrupted(asyncio.sleep(3600), grace))
     for _ in range(turns):
         await asyncio.sleep(0)
     (call,) = asyncio.all_tasks() - {caller, asyncio.current_task()}
@@ -58,23 +50,17 @@ assert asyncio.run(main(int(sys.argv[1])))
 
 INTERRUPTED = """
 import asyncio, sys
-from ucaptcha_async import RateLimiter
-from ucaptcha_async.pacing.event_loop import current
-from ucaptcha_async.secrecy import SecretBytes
-from ucaptcha_async.solving.submit import finish_after_cancel
-from ucaptcha_async.transport.exchange import Exchange
+from ucaptcha_async.pacing.event_loop import uninterrupted
 
-def exchange():
-    return Exchange("/createTask", SecretBytes(), RateLimiter(), lambda: 0.0, 30.0)
+def grace():
+    return 5.0
 
 async def call():
     await asyncio.sleep(0.2)
     raise KeyboardInterrupt
 
 async def main():
-    request = exchange()
-    request.sent = True
-    caller = asyncio.ensure_future(finish_after_cancel(current(), call(), request, 5.0))
+    caller = asyncio.ensure_future(uninterrupted(call(), grace))
     await asyncio.sleep(0.05)
     caller.cancel()
     await asyncio.sleep(1)

@@ -126,12 +126,7 @@ def _set(target: Any, values: dict[str, Any]) -> None:
 @caught_by("giving_up_is_quick")
 def clings(patch: Patch) -> None:
     """A cancelled submit waits for its answer as long as it takes."""
-    finish = submit.finish_after_cancel
-
-    async def finish_after_cancel(loop: Any, call: Any, asked: Any, grace: float) -> None:
-        await finish(loop, call, asked, 60.0)
-
-    patch.setattr(submit, "finish_after_cancel", finish_after_cancel)
+    patch.setattr(submit, "_patience", lambda asked, grace: 60.0)
 
 
 @caught_by("fresh_work_is_done")

@@ -180,10 +180,16 @@ async def wait_through(waited: Signal, deadline: float = math.inf) -> None:
             del cancelled  # the frame must not keep its own exception alive
 
 
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Await something to its end, in a task of its own; a cancellation that comes meanwhile is raised after it.
+async def uninterrupted(work: Coroutine[Any, Any, T], patience: Callable[[], float] | None = None) -> T:
+    """Await something in a task of its own, so that it goes on although the caller is cancelled, which is raised then.
 
-    A shield alone does not do it: asyncio's own `Task.cancel()` reaches through it.
+    A shield alone does not do it: it does not learn of a cancellation from outside, and asyncio's own `Task.cancel()`
+    reaches through it.
+
+    Args:
+        work: What is awaited.
+        patience: Called when the caller is cancelled: for how many seconds the work may still go on. Default: for as
+            long as it takes.
     """
     done, ends = signal(), list[BaseException]()
     found: list[T] = []
@@ -192,15 +198,31 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         found.append(await work)
 
     def ended(_: Running, error: BaseException | None) -> None:
+        work.close()  # one that never began would complain
         if error is not None:
-            ends.append(raised(error))
+            ends.append(error)
         done.set()
 
     running = current().spawner(ended)(run())
-    await wait_through(done)
-    del running
-    if ends:
-        raise ends.pop()
+    try:
+        await done.wait()
+    except anyio.get_cancelled_exc_class():
+        until = math.inf if patience is None else anyio.current_time() + patience()
+        with contextlib.suppress(anyio.get_cancelled_exc_class()):
+            await wait_through(done, until)
+        if not done.is_set():
+            running.cancel()
+            with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                await wait_through(done)
+        raise
+    finally:
+        error = ends.pop() if ends else None
+        del running
+    if error is not None:
+        try:
+            raise raised(error)
+        finally:
+            del error  # the frame must not keep its own exception alive
     return found[0]
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Coroutine
-from typing import Any, Protocol
-
-import anyio
+from typing import Protocol
 
 from ucaptcha_async.errors import (
     AccountError,
@@ -19,7 +15,7 @@ from ucaptcha_async.errors import (
     UnsolvableError,
 )
 from ucaptcha_async.events import Retried, Throttled
-from ucaptcha_async.pacing.event_loop import EventLoop, raised, signal, wait_through
+from ucaptcha_async.pacing.event_loop import uninterrupted
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping
 from ucaptcha_async.tasks.names import Name
@@ -129,7 +125,7 @@ async def _answer(job: Submission, search: Search) -> Answer:
         exchange = session.api.create_task(*job.wire(search.name))
         exchange.on_departure = session.submitting.release
         job.exchange, job.fate = exchange, None
-        await finish_after_cancel(session.loop, _answered(job, exchange), exchange, session.cancel_grace)
+        await uninterrupted(_answered(job, exchange), functools.partial(_patience, exchange, session.cancel_grace))
     finally:
         if exchange is None:
             session.submitting.release()
@@ -137,6 +133,12 @@ async def _answer(job: Submission, search: Search) -> Answer:
             exchange.let_next_go()
     assert job.answer is not None
     return job.answer
+
+
+def _patience(exchange: Exchange, grace: float) -> float:
+    """The caller is cancelled: for how long the answer is still waited for. What was sent may have been paid for."""
+    exchange.withdrawn = True  # it may still wait in the pool of an injected client
+    return grace if exchange.sent else 0.0
 
 
 async def _admitted(job: Submission, search: Search) -> None:
@@ -199,36 +201,3 @@ def _tell(job: Submission, error: UCaptchaError, delay: float) -> None:
 def _uncertain(error: UCaptchaError, exchange: Exchange) -> SubmitUncertainError:
     message = f"the task was sent and may have been accepted and charged; no readable answer came: {error.message}"
     return SubmitUncertainError(message, error_code=error.error_code, task_id=exchange.named)
-
-
-async def finish_after_cancel(
-    loop: EventLoop, call: Coroutine[Any, Any, None], exchange: Exchange, grace: float
-) -> None:
-    """Await `call`; when cancelled after it was sent, still wait for its end, for `grace` seconds at the most.
-
-    A scope alone cannot do it: a shielded scope does not learn that it is being cancelled. So the call runs in a task
-    of its own, out of the reach of the caller's scopes, and the caller's task shortens its time when it is cancelled.
-    """
-    done, end = signal(), None
-
-    def ended(_: object, error: BaseException | None) -> None:
-        nonlocal end
-        end = error
-        done.set()
-
-    running = loop.spawner(ended)(call)
-    try:
-        await done.wait()
-        if end is not None:
-            raise raised(end)
-    except BaseException:
-        if not done.is_set():
-            exchange.withdrawn = True  # it may still wait in the pool of an injected client
-            with contextlib.suppress(anyio.get_cancelled_exc_class()):
-                await wait_through(done, loop.time() + (grace if exchange.sent else 0.0))
-            running.cancel()
-            with contextlib.suppress(anyio.get_cancelled_exc_class()):
-                await wait_through(done)
-        raise
-    finally:
-        del running, end  # the frame must not keep its own exception alive
