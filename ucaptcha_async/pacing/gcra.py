@@ -94,6 +94,8 @@ class Pace:
     def ready_at(self, now: float) -> float:
         """When the next departure may happen: `now`, or a later time."""
         due = max(self._next - self._credit, self.departures.kept_ago() + self._span)
+        if due <= now:
+            return now
         if due - now > 2 * self.horizon:  # another event loop with another clock: what is known says nothing
             self._next = due = -math.inf
             self.departures.forget()

@@ -167,14 +167,11 @@ class RateLimiter:
         sent_at, received_at = sent_at - self._ahead, received_at - self._ahead
         reading = Reading.of(headers)
         self._quota.hear(reading, sent_at, received_at)
-        # What was sent before the end of a pause says nothing about the time after it. (No pause ends beyond the
-        # horizon, unless its clock was another event loop's.)
-        known = sent_at + 2 * HAIR < self._paused_until <= received_at + self._pace.horizon
         if status == 429:
             self._throttled += 1
-            if not known:
+            if not self._is_known(sent_at, received_at):
                 self._pause(self._quota.resumes_at(reading, received_at), received_at)
-        elif not known:
+        elif self._refusals and not self._is_known(sent_at, received_at):
             self._refusals = 0
 
     def lost(self) -> None:
@@ -193,6 +190,12 @@ class RateLimiter:
             others=self._quota.others,
             paused_until=None if self._paused_until == -math.inf else self._paused_until + self._ahead,
         )
+
+    def _is_known(self, sent_at: float, received_at: float) -> bool:
+        """What was sent before the end of a pause says nothing about the time after it. (No pause ends beyond the
+        horizon, unless its clock was another event loop's.)
+        """
+        return sent_at + 2 * HAIR < self._paused_until <= received_at + self._pace.horizon
 
     def _pause(self, until: float | None, now: float) -> None:
         if until is None:
