@@ -23,7 +23,7 @@ DRIFT = 1e-4
 """Seconds by which two clocks may drift apart in a second."""
 
 
-@attrs.frozen
+@attrs.define
 class Reading:
     """What the headers of one answer say, as far as they make sense."""
 
@@ -249,8 +249,13 @@ class Quota:
     def depart(self, now: float) -> None:
         """Count one departure."""
         rate = self.rate(now)
-        # A late event loop may catch up on a two-hundredth of a window.
-        self._mark = max(min(self._mark, now) + (1 / rate if rate > 0 else 0.0), now - self._length / 200)
+        if self._mark > now:
+            self._mark = now
+        if rate > 0:
+            self._mark += 1 / rate
+        late = now - self._length / 200  # so much a late event loop may catch up on
+        if self._mark < late:
+            self._mark = late
 
     def spacing(self, now: float) -> float:
         """Seconds between two departures that the service has room for; infinite if none is left in its window."""
