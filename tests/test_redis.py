@@ -247,6 +247,39 @@ async def test_the_services_headers_are_heard(server: Server, name: str) -> None
         assert anyio.current_time() - now >= 0.99
 
 
+def test_a_later_event_loop_waits_for_the_services_window() -> None:
+    """With nothing left in the service's window it sleeps, also in a later event loop, whatever its clock shows."""
+    looks = 0
+
+    class Counting(RedisRateLimiter):
+        def _depart(self, now: float) -> float:
+            nonlocal looks
+            looks += 1
+            return super()._depart(now)
+
+    limiter = Counting(f"redis://127.0.0.1:{free_port()}", limit=1_000)
+
+    headers = {
+        "date": formatdate(UNIX, usegmt=True),
+        "x-ratelimit-limit": "1000",
+        "x-ratelimit-remaining": "0",
+        "x-ratelimit-reset": str(int(UNIX) + 8),
+    }
+
+    async def wait() -> None:
+        now = anyio.current_time()
+        if not looks:
+            limiter.observe(200, headers, sent_at=now, received_at=now)
+        with anyio.move_on_after(0.7):
+            await limiter.acquire()
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        anyio.run(wait, backend=backend)
+
+    assert limiter.statistics().departed == 0
+    assert looks <= 3 * 3
+
+
 async def test_a_client_of_ones_own(server: Server, name: str) -> None:
     """An open coredis client is used as it is, and stays open."""
     async with coredis.Redis.from_url(server.url, decode_responses=True) as client:

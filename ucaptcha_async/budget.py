@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
@@ -15,6 +14,7 @@ from .checks import describe, wrong
 from .errors import BudgetExceededError, ConfigurationError
 from .json_values import EXACT
 from .pacing.event_loop import EventLoop
+from .pacing.lasting_clock import LastingClock
 from .pacing.wait_queue import WaitQueue
 from .tasks.names import kind_of
 
@@ -137,9 +137,7 @@ class Budget:
         self._hour: deque[_Bucket] = deque()
         self._in_hour = _ZERO
         self._now = float("-inf")
-        self._loop: object = None
-        self._bound_at = (0.0, 0.0)
-        self._ahead = 0.0
+        self._clock = LastingClock()
         self._line: WaitQueue[None] = WaitQueue(lambda _: self._call_next())
 
     def __repr__(self) -> str:
@@ -318,15 +316,10 @@ class Budget:
         """Hear the time by the clock of this event loop. In a later loop, whose clock may start anywhere, the sliding
         hour goes on.
         """
-        if self._loop is loop.identity:
-            return
-        if self._loop is not None:
-            elapsed = time.monotonic() - self._bound_at[1]
-            self._ahead = loop.time() - max(self._now, self._bound_at[0] + elapsed)
-        self._loop, self._bound_at = loop.identity, (loop.time() - self._ahead, time.monotonic())
+        self._clock.follow(loop, latest=self._now)
 
     def _advance(self, now: float) -> None:
-        self._now = max(self._now, now - self._ahead)
+        self._now = max(self._now, now - self._clock.ahead)
         while self._hour and self._hour[0].end <= self._now - HOUR:
             self._in_hour = EXACT.subtract(self._in_hour, self._hour.popleft().cost)
 

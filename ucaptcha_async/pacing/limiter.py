@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Protocol
@@ -13,8 +12,9 @@ import attrs
 from ucaptcha_async.checks import Seconds, seconds, whole, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
-from .event_loop import EventLoop, current
+from .event_loop import current
 from .gcra import HAIR, Pace
+from .lasting_clock import LastingClock
 from .quota import Quota, Reading
 from .wait_queue import WaitQueue
 
@@ -113,10 +113,8 @@ class RateLimiter:
     _quota: Quota = attrs.field(init=False, repr=False)
     _line: WaitQueue[_Turn] = attrs.field(init=False, repr=False)
     _has_head: bool = attrs.field(default=False, init=False, repr=False)
-    _loop: EventLoop | None = attrs.field(default=None, init=False, repr=False)
-    # Seconds by which the loop's clock is ahead of the first loop's, by which everything here is noted.
-    _ahead: float = attrs.field(default=0.0, init=False, repr=False)
-    _bound_at: tuple[float, float] = attrs.field(default=(0.0, 0.0), init=False, repr=False)
+    # Everything here is noted by it.
+    _clock: LastingClock = attrs.field(factory=LastingClock, init=False, repr=False)
     _departed: int = attrs.field(default=0, init=False, repr=False)
     _in_transit: int = attrs.field(default=0, init=False, repr=False)
     _throttled: int = attrs.field(default=0, init=False, repr=False)
@@ -149,9 +147,10 @@ class RateLimiter:
         Raises:
             ClientStateError: Another event loop that still runs uses this limiter.
         """
-        if self._loop is None or not self._loop.runs_here():
+        loop = self._clock.loop
+        if loop is None or not loop.runs_here():
             self._bind()
-        if self._has_head or self._depart(now := self._now()) > now:
+        if self._has_head or self._depart(now := self._clock.now()) > now:
             await self._wait()
 
     def observe(self, status: int, headers: Mapping[str, str], *, sent_at: float, received_at: float) -> None:
@@ -164,17 +163,14 @@ class RateLimiter:
             received_at: When the answer came, on the same clock.
         """
         self._in_transit -= 1
-        sent_at, received_at = sent_at - self._ahead, received_at - self._ahead
+        sent_at, received_at = sent_at - self._clock.ahead, received_at - self._clock.ahead
         reading = Reading.of(headers)
         self._quota.hear(reading, sent_at, received_at)
-        # What was sent before the end of a pause says nothing about the time after it. (No pause ends beyond the
-        # horizon, unless its clock was another event loop's.)
-        known = sent_at + 2 * HAIR < self._paused_until <= received_at + self._pace.horizon
         if status == 429:
             self._throttled += 1
-            if not known:
+            if not self._is_outdated(sent_at, received_at):
                 self._pause(self._quota.resumes_at(reading, received_at), received_at)
-        elif not known:
+        elif self._refusals and not self._is_outdated(sent_at, received_at):
             self._refusals = 0
 
     def lost(self) -> None:
@@ -191,8 +187,13 @@ class RateLimiter:
             in_transit=self._in_transit,
             throttled=self._throttled,
             others=self._quota.others,
-            paused_until=None if self._paused_until == -math.inf else self._paused_until + self._ahead,
+            paused_until=None if self._paused_until == -math.inf else self._paused_until + self._clock.ahead,
         )
+
+    def _is_outdated(self, sent_at: float, received_at: float) -> bool:
+        """Whether the request was sent before the end of a pause: the answer says nothing about the time after it."""
+        # No pause ends beyond the horizon, unless its clock was another event loop's.
+        return sent_at + 2 * HAIR < self._paused_until <= received_at + self._pace.horizon
 
     def _pause(self, until: float | None, now: float) -> None:
         if until is None:
@@ -222,20 +223,13 @@ class RateLimiter:
 
     def _bind(self) -> None:
         """Belong to the running event loop; what departed before still counts, though another loop's clock told it."""
-        if self._loop is not None and self._loop.may_still_run():
+        before = self._clock.loop
+        if before is not None and before.may_still_run():
             raise ClientStateError("another event loop, which still runs, uses this rate limiter: give each its own")
-        loop = current()
-        if self._loop is not None:
-            now = self._bound_at[0] + time.monotonic() - self._bound_at[1]
-            self._ahead = loop.time() - now
+        if before is not None:
             self._line.clear()
             self._has_head, self._in_transit = False, 0
-        self._loop = loop
-        self._bound_at = self._now(), time.monotonic()
-
-    def _now(self) -> float:
-        assert self._loop is not None
-        return self._loop.time() - self._ahead
+        self._clock.follow(current())
 
     async def _wait(self) -> None:
         """Wait behind others, or at the head of the line, where one sleeps for all."""
@@ -243,10 +237,10 @@ class RateLimiter:
             return
         self._has_head = True
         try:
-            now = self._now()
+            now = self._clock.now()
             while (due := self._depart(now)) > now:
                 await self._sleep(now, due)
-                now = self._now()
+                now = self._clock.now()
             self._let_others_go(now)
         finally:
             self._has_head = self._line.call(_Turn.HEAD)
@@ -255,8 +249,8 @@ class RateLimiter:
         if self._line:  # under load, a timer for each departure costs more than the request's own share
             due = max(due, now + self._pace.patience)
         # Not for long at a time: what the service says meanwhile may let us go earlier.
-        assert self._loop is not None
-        await self._loop.sleep(max(0.0, min(due, now + self._pace.horizon / 20) - now))
+        assert self._clock.loop is not None
+        await self._clock.loop.sleep(max(0.0, min(due, now + self._pace.horizon / 20) - now))
 
     def _let_others_go(self, now: float) -> None:
         """After a sleep several may go at once: one per turn of a busy event loop would be too slow."""

@@ -17,6 +17,11 @@ import attrs
 
 from .gcra import Pace, not_before
 
+_LIMITS = frozenset({"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"})
+
+DRIFT = 1e-4
+"""Seconds by which two clocks may drift apart in a second."""
+
 
 @attrs.define
 class Reading:
@@ -32,6 +37,8 @@ class Reading:
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Reading:
         """Read headers with lower-case names."""
+        if _LIMITS.isdisjoint(headers):
+            return _dated(headers.get("date"))
         limit, remaining = _whole(headers.get("x-ratelimit-limit")), _whole(headers.get("x-ratelimit-remaining"))
         if limit is not None and remaining is not None and remaining > limit:
             limit = remaining = None
@@ -53,6 +60,11 @@ class Reading:
         return max(0.0, self.retry_date - (time.time() if self.date is None else self.date))
 
 
+@functools.lru_cache(maxsize=8)  # the same second's date comes with a thousand answers, and most say nothing else
+def _dated(text: str | None) -> Reading:
+    return Reading(date=_date(text), limit=None, remaining=None, reset=None, retry_after=None, retry_date=None)
+
+
 @functools.lru_cache(maxsize=64)  # most answers say the same as the one before
 def _number(text: str | None) -> float | None:
     try:
@@ -71,7 +83,7 @@ def _whole(text: str | None) -> int | None:
     return value if 0 <= value < 1e9 else None
 
 
-@functools.lru_cache(maxsize=8)  # the same second's date comes with a thousand answers
+@functools.lru_cache(maxsize=8)
 def _date(text: str | None) -> float | None:
     parts = parsedate_tz(text) if text else None
     try:
@@ -95,9 +107,14 @@ class ServerClock:
         be `grain` seconds old.
         """
         low, high = date - received_at, date + grain - sent_at
-        drift = 1e-4 * max(0.0, received_at - self._heard_at) if self._heard_at > -math.inf else 0.0
-        self._heard_at = received_at
-        self._low, self._high = max(self._low - drift, low), min(self._high + drift, high)
+        passed, self._heard_at = received_at - self._heard_at, received_at
+        if passed > 0:
+            self._low -= DRIFT * passed
+            self._high += DRIFT * passed
+        if low > self._low:
+            self._low = low
+        if high < self._high:
+            self._high = high
         if self._low > self._high:  # a clock was set, or this is another server
             self._low, self._high = low, high
 
@@ -187,9 +204,11 @@ class Quota:
         """Take in an answer to a request that was sent at `sent_at`."""
         if reading.date is not None:
             self._clock.hear(reading.date, sent_at, received_at)
+        if reading.reset is None or reading.remaining is None:
+            return
         overtaken = sent_at < self._sent_at <= received_at  # by the answer to a later request
         ends_at = self._end(reading, received_at)
-        if overtaken or ends_at is None or reading.reset is None or reading.remaining is None:
+        if overtaken or ends_at is None:
             return
         ours = reading.remaining + self.pace.departures.until(sent_at)
         if self._guessed or abs(reading.reset - self._reset) > min(1.0, self._length / 4):
@@ -227,16 +246,16 @@ class Quota:
         due = min(self._mark, now) + 1 / rate if rate > 0 else math.inf
         return not_before(now, min(due, self.ends_at))
 
-    def free(self, now: float) -> float:
-        """How many may depart at `now`, all at once."""
-        rate = self.rate(now)
-        return math.inf if rate == math.inf else int((now - self._mark) * rate)
-
     def depart(self, now: float) -> None:
         """Count one departure."""
         rate = self.rate(now)
-        # A late event loop may catch up on a two-hundredth of a window.
-        self._mark = max(min(self._mark, now) + (1 / rate if rate > 0 else 0.0), now - self._length / 200)
+        if self._mark > now:
+            self._mark = now
+        if rate > 0:
+            self._mark += 1 / rate
+        late = now - self._length / 200  # so much a late event loop may catch up on
+        if self._mark < late:
+            self._mark = late
 
     def spacing(self, now: float) -> float:
         """Seconds between two departures that the service has room for; infinite if none is left in its window."""
@@ -245,7 +264,8 @@ class Quota:
 
     def rate(self, now: float) -> float:
         """How fast we may go now, in departures a second; infinitely fast if nothing holds us back."""
-        self._turn(now)
+        if not self._guessed and now >= self.ends_at:
+            self._turn(now)
         left = self.ends_at - now
         if not 0 < left <= self.pace.horizon * 1.001:
             return math.inf
@@ -267,8 +287,8 @@ class Quota:
         return min(end, received_at + self.pace.horizon)
 
     def _turn(self, now: float) -> None:
-        """Until the service says otherwise, the next window is like the last one."""
-        if self._guessed or not 0 <= now - self.ends_at < self._length:
+        """The window has ended: until the service says otherwise, the next one is like it."""
+        if now - self.ends_at >= self._length:
             return
         self._guessed = True
         self.ends_at += self._length

@@ -11,13 +11,6 @@ from .event_loop import Signal, signal
 T = TypeVar("T")
 
 
-class _Place:
-    __slots__ = ("called",)
-
-    def __init__(self) -> None:
-        self.called: Signal = signal()
-
-
 class WaitQueue(Generic[T]):
     """Tasks that wait to be called, in the order of their arrival; whoever calls hands something over.
 
@@ -32,19 +25,20 @@ class WaitQueue(Generic[T]):
 
     def __init__(self, returned: Callable[[T], object]) -> None:
         self._returned = returned
-        self._line: OrderedDict[_Place, None] = OrderedDict()
-        self._handed: dict[_Place, T] = {}
+        # By the place in the line, which is nothing but itself: what its task waits for, and what it was called with.
+        self._line: OrderedDict[object, Signal] = OrderedDict()
+        self._handed: dict[object, T] = {}
 
     def __len__(self) -> int:
         return len(self._line)
 
     async def wait(self) -> T:
         """Join the end of the line, and return what is handed over."""
-        place = _Place()
-        self._line[place] = None
+        place = object()
+        self._line[place] = signal()
         try:
-            while place not in self._handed:
-                await place.called.wait()
+            while (called := self._line.get(place)) is not None:
+                await called.wait()
         except BaseException:
             if place in self._handed:
                 self._returned(self._handed.pop(place))
@@ -57,9 +51,9 @@ class WaitQueue(Generic[T]):
         """Call the first of the line, or the last. `False` if nobody waits: then nothing was handed over."""
         if not self._line:
             return False
-        place, _ = self._line.popitem(last=last)
+        place, called = self._line.popitem(last=last)
         self._handed[place] = handed
-        place.called.set()
+        called.set()
         return True
 
     def call_all(self, handed: T) -> None:
@@ -72,8 +66,7 @@ class WaitQueue(Generic[T]):
         recalled = list(self._handed.items())
         self._handed.clear()
         for place, _ in reversed(recalled):
-            place.called = signal()
-            self._line[place] = None
+            self._line[place] = signal()
             self._line.move_to_end(place, last=False)
         return [handed for _, handed in recalled]
 

@@ -355,7 +355,7 @@ class RedisRateLimiter(RateLimiter):
         elif (spacing := self._quota.spacing(now)) < math.inf:
             await self._visit(max(spacing, self._pace.interval), now)
         else:
-            await anyio.sleep_until(min(self._quota.ends_at, now + self._pace.horizon / 20))
+            await super()._sleep(now, self._quota.ends_at)
 
     async def _visit(self, spacing: float, now: float) -> None:
         """Take turns for those who wait."""
@@ -364,16 +364,16 @@ class RedisRateLimiter(RateLimiter):
         if now < self._away_until <= now + 1 and not self._waits:
             raise RedisUnavailableError("Redis did not answer a moment ago")
         arguments = self._shared.ask(len(self._line) + 1, spacing, now)
-        sent_at = self._now()
+        sent_at = self._clock.now()
         try:
             reply = await self._link.call(self._script, [self._link.key()], arguments)
         except RedisUnavailableError:
-            self._away_until = self._now() + 1
+            self._away_until = self._clock.now() + 1
             if not self._waits:
                 raise
             await anyio.sleep(self._link.retry_in)
             return
-        received_at = self._now()
+        received_at = self._clock.now()
         paused_until = self._shared.take(reply, spacing, sent_at, received_at)
         if self._shared.forgot:
             self._link.tell(RedisStateLost, until=paused_until)
