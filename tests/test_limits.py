@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import InFlight, RateLimiter
+from ucaptcha_async.pacing.quota import Reading
 
 pytestmark = pytest.mark.virtual_time
 
@@ -460,6 +461,27 @@ async def test_pause_until_a_date() -> None:
     answer(limiter, 429, date=date(), retry_after=date(ahead=5))
 
     assert await wait_for(limiter) == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777),
+        ("Sun Nov  6 08:49:37 1994", 784_111_777),
+        ("Sun, 06 Nov 1994 09:49:37 +0100", 784_111_777),
+        ("Sat, 31 Dec 2016 23:59:60 GMT", 1_483_228_800),  # a leap second
+        ("Sun, 06 Non 1994 08:49:37 GMT", None),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_dates(text: str | None, found: float | None) -> None:
+    """A date is read in each form that a server may send; nonsense is none."""
+    headers = {} if text is None else {"date": text}
+
+    assert Reading.of(headers).date == found
 
 
 async def test_refusals_for_other_reasons_do_not_wait_for_the_reset() -> None:

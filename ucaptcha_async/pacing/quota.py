@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import time
 from collections.abc import Mapping
-from email.utils import mktime_tz, parsedate_tz
+from datetime import UTC, datetime
 
 import attrs
 
@@ -21,6 +22,13 @@ _LIMITS = frozenset({"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-
 
 DRIFT = 1e-4
 """Seconds by which two clocks may drift apart in a second."""
+
+_USUAL_DATE = re.compile(
+    r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([1-9][0-9]{3}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+)
+"""The one form in which servers send dates today (RFC 9110)."""
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @attrs.define
@@ -85,7 +93,24 @@ def _whole(text: str | None) -> int | None:
 
 @functools.lru_cache(maxsize=8)
 def _date(text: str | None) -> float | None:
-    parts = parsedate_tz(text) if text else None
+    if not text:
+        return None
+    usual = _USUAL_DATE.fullmatch(text)
+    if usual is None:
+        return _odd_date(text)
+    day, month, year, hour, minute, second = usual.groups()
+    try:
+        date = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    except ValueError:  # a leap second, perhaps
+        return _odd_date(text)
+    return date.timestamp()
+
+
+def _odd_date(text: str) -> float | None:
+    """A date in another form."""
+    from email.utils import mktime_tz, parsedate_tz  # few programs need the email package
+
+    parts = parsedate_tz(text)
     try:
         return float(mktime_tz(parts)) if parts else None
     except (ValueError, OverflowError):

@@ -1,9 +1,14 @@
-"""What you ask and what you get: tasks, their fields, their solutions."""
+"""What you ask and what you get: tasks, their fields, their solutions.
+
+Kinds of tasks are loaded when one of them is first used: most programs ask for widgets only, or for pictures.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from .base import Task
-from .pictures import ClickCoordinates, ImageToText, Rotate
 from .proxy import Proxy
 from .solutions import (
     CoordinatesSolution,
@@ -16,20 +21,23 @@ from .solutions import (
     TextSolution,
     TokenSolution,
 )
-from .widgets import (
-    FriendlyCaptcha,
-    FunCaptcha,
-    GeeTestV3,
-    GeeTestV4,
-    HCaptcha,
-    MTCaptcha,
-    RecaptchaV2,
-    RecaptchaV2Enterprise,
-    RecaptchaV3,
-    Tencent,
-    Turnstile,
-    YandexSmartCaptcha,
-)
+
+if TYPE_CHECKING:
+    from .pictures import ClickCoordinates, ImageToText, Rotate
+    from .widgets import (
+        FriendlyCaptcha,
+        FunCaptcha,
+        GeeTestV3,
+        GeeTestV4,
+        HCaptcha,
+        MTCaptcha,
+        RecaptchaV2,
+        RecaptchaV2Enterprise,
+        RecaptchaV3,
+        Tencent,
+        Turnstile,
+        YandexSmartCaptcha,
+    )
 
 __all__ = [
     "ClickCoordinates",
@@ -59,3 +67,14 @@ __all__ = [
     "Turnstile",
     "YandexSmartCaptcha",
 ]
+
+_PICTURES = ("ClickCoordinates", "ImageToText", "Rotate")
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "pictures" if name in _PICTURES else "widgets"
+    value: object = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value

@@ -9,7 +9,6 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -106,6 +105,8 @@ def _readings(field: str, source: Any) -> Iterator[bytes]:
 
 
 def _file(field: str, path: os.PathLike[str]) -> bytes:
+    from pathlib import Path  # for those who pass a path
+
     try:
         return Path(path).expanduser().read_bytes()
     except (OSError, ValueError, TypeError, RuntimeError) as error:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-import h11
 
 from ucaptcha_async.secrecy import SecretBytes
 
@@ -206,26 +205,31 @@ class HttptoolsParser(Parser):
 _LINE_ENDS = re.compile(rb"\r?\n([ \t]|\r?\n)")
 """Where a header goes on in the next line, or a head ends."""
 
-_EVENT_IS_REQUEST = h11.Request(method="POST", target="/", headers=[("Host", "h"), ("Content-Length", "0")])
-
 
 class H11Parser(Parser):
-    """Reads answers with `h11`."""
+    """Reads answers with `h11`, which is imported here: with the other parser nothing needs it."""
 
     def __init__(self) -> None:
+        import h11
+
+        self._request = h11.Request(method="POST", target="/", headers=[("Host", "h"), ("Content-Length", "0")])
         self._dialogue = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         super().__init__()
 
     def begin(self) -> None:
         """A request leaves. What it is does not matter to its answer."""
+        import h11
+
         super().begin()
         self._raw = bytearray()
         if self._dialogue.our_state is h11.DONE:
             self._dialogue.start_next_cycle()
-        self._dialogue.send(_EVENT_IS_REQUEST)
+        self._dialogue.send(self._request)
         self._dialogue.send(h11.EndOfMessage())
 
     def _feed(self, data: bytes) -> None:
+        import h11
+
         if not self._headed:
             self._raw += data
         try:
@@ -242,6 +246,8 @@ class H11Parser(Parser):
                 self._cut_off()
 
     def _take(self, event: Any) -> None:
+        import h11
+
         if isinstance(event, h11.Data):
             self._piece(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):

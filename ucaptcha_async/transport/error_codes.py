@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from ucaptcha_async.errors import (
@@ -110,50 +111,58 @@ _WITH_SERVERS = _OF_SERVERS | {"ERROR", "FAILED", "FAILURE", "FAULT"}
 
 # What an unknown code's words mean, compared whole, the first rule that fits. All words of a rule must be there. What
 # belongs to the task decides before what belongs to the account: `ERROR_INVALID_SITEKEY` is about no API key.
-_WORDS: tuple[tuple[str, type[UCaptchaError]], ...] = (
-    ("UNSOLVABLE", UnsolvableError),
-    *(
-        (f"{word} {failed}", UnsolvableError)
-        for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA", "CAPCHA", "RECAPTCHA", "HCAPTCHA", "SOLUTION")
-        for failed in ("FAILED", "FAILURE")
+_WORDS: dict[type[UCaptchaError], tuple[str, ...]] = {
+    UnsolvableError: (
+        "UNSOLVABLE",
+        *(
+            f"{word} {failed}"
+            for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA", "CAPCHA", "RECAPTCHA", "HCAPTCHA", "SOLUTION")
+            for failed in ("FAILED", "FAILURE")
+        ),
+        *(f"{word} TIMEOUT" for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA", "RECAPTCHA")),
     ),
-    *((f"{word} TIMEOUT", UnsolvableError) for word in ("SOLVE", "SOLVING", "TASK", "CAPTCHA", "RECAPTCHA")),
-    ("NOT SUPPORTED", UnsupportedTaskError),
-    ("UNSUPPORTED", UnsupportedTaskError),
-    *((word, ProxyError) for word in ("PROXY", "PROXIES")),
-    *(
-        (f"NOT FOUND {word}", TaskNotFoundError)
-        for word in ("TASK", "TASKID", "CAPTCHA", "CAPCHA", "CAPTCHAID", "ID", "REQUEST")
+    UnsupportedTaskError: ("NOT SUPPORTED", "UNSUPPORTED"),
+    ProxyError: ("PROXY", "PROXIES"),
+    TaskNotFoundError: (
+        *(f"NOT FOUND {word}" for word in ("TASK", "TASKID", "CAPTCHA", "CAPCHA", "CAPTCHAID", "ID", "REQUEST")),
+        *(f"NO SUCH {word}" for word in ("TASK", "CAPTCHA", "CAPCHA")),
+        *(f"{word} EXPIRED" for word in ("TASK", "CAPTCHA")),
+        *(
+            f"{wrong} {word}"
+            for wrong in ("WRONG", "INVALID", "UNKNOWN")
+            for word in ("TASK ID", "TASKID", "CAPTCHA ID", "CAPCHA ID")
+        ),
     ),
-    *((f"NO SUCH {word}", TaskNotFoundError) for word in ("TASK", "CAPTCHA", "CAPCHA")),
-    *((f"{word} EXPIRED", TaskNotFoundError) for word in ("TASK", "CAPTCHA")),
-    *(
-        (f"{wrong} {word}", TaskNotFoundError)
-        for wrong in ("WRONG", "INVALID", "UNKNOWN")
-        for word in ("TASK ID", "TASKID", "CAPTCHA ID", "CAPCHA ID")
+    NoProviderError: (
+        *("BUSY", "OVERLOADED", "OVERLOAD", "UNAVAILABLE", "UNAVALIABLE"),
+        *(f"NO {word}" for word in ("SLOT", "SLOTS", "PROVIDER", "PROVIDERS", "NODES", "WORKERS")),
+        *("NO SOLVERS", "MAINTENANCE"),
     ),
-    *((word, NoProviderError) for word in ("BUSY", "OVERLOADED", "OVERLOAD", "UNAVAILABLE", "UNAVALIABLE")),
-    *((f"NO {word}", NoProviderError) for word in ("SLOT", "SLOTS", "PROVIDER", "PROVIDERS", "NODES", "WORKERS")),
-    *((word, NoProviderError) for word in ("NO SOLVERS", "MAINTENANCE")),
-    *((words, RateLimitedError) for words in ("RATE LIMIT", "TOO MANY REQUESTS", "TOO MUCH REQUESTS")),
-    *((word, InvalidTaskError) for word in ("SITEKEY", "GOOGLEKEY", "WEBSITEKEY", "PUBLICKEY", "SITE", "WEBSITE")),
-    *((word, InvalidTaskError) for word in ("GOOGLE", "PUBLIC", "PAGE", "PAGEURL", "URL", "WEBSITEURL", "DOMAIN")),
-    *((word, InvalidTaskError) for word in ("IMAGE", "FILE", "FILESIZE", "BODY", "TASK", "PARAMETER", "PARAMETERS")),
-    *(
-        (word, InvalidTaskError)
-        for word in ("USER AGENT", "USERAGENT", "COOKIE", "COOKIES", "ACTION", "METHOD", "TYPE")
+    RateLimitedError: ("RATE LIMIT", "TOO MANY REQUESTS", "TOO MUCH REQUESTS"),
+    InvalidTaskError: (
+        *("SITEKEY", "GOOGLEKEY", "WEBSITEKEY", "PUBLICKEY", "SITE", "WEBSITE"),
+        *("GOOGLE", "PUBLIC", "PAGE", "PAGEURL", "URL", "WEBSITEURL", "DOMAIN"),
+        *("IMAGE", "FILE", "FILESIZE", "BODY", "TASK", "PARAMETER", "PARAMETERS"),
+        *("USER AGENT", "USERAGENT", "COOKIE", "COOKIES", "ACTION", "METHOD", "TYPE"),
+        *("CAPTCHA", "CAPCHA", "RECAPTCHA", "HCAPTCHA", "TURNSTILE", "ENTERPRISE"),
     ),
-    *((word, InvalidTaskError) for word in ("CAPTCHA", "CAPCHA", "RECAPTCHA", "HCAPTCHA", "TURNSTILE", "ENTERPRISE")),
-    *((word, ServiceError) for word in ("PROVIDER", "PROVIDERS", "SERVICE")),
-    *((word, InsufficientBalanceError) for word in ("BALANCE", "FUNDS", "MONEY", "CREDIT", "CREDITS")),
-    *(
-        (f"IP {word}", AddressRefusedError)
-        for word in ("BANNED", "BLOCKED", "ALLOWED", "WHITELIST", "WHITELISTED", "DENIED")
+    ServiceError: ("PROVIDER", "PROVIDERS", "SERVICE"),
+    InsufficientBalanceError: ("BALANCE", "FUNDS", "MONEY", "CREDIT", "CREDITS"),
+    AddressRefusedError: tuple(
+        f"IP {word}" for word in ("BANNED", "BLOCKED", "ALLOWED", "WHITELIST", "WHITELISTED", "DENIED")
     ),
-    *((word, AuthenticationError) for word in ("KEY", "APIKEY", "CLIENTKEY", "ACCOUNT", "USER", "UNAUTHORIZED")),
-    *((word, AuthenticationError) for word in ("BANNED", "SUSPENDED", "BLOCKED", "DISABLED")),
-)
-_RULES = tuple((frozenset(words.split()), cls) for words, cls in _WORDS)
+    AuthenticationError: (
+        *("KEY", "APIKEY", "CLIENTKEY", "ACCOUNT", "USER", "UNAUTHORIZED"),
+        *("BANNED", "SUSPENDED", "BLOCKED", "DISABLED"),
+    ),
+}
+
+
+@functools.cache
+def _rules() -> tuple[tuple[frozenset[str], type[UCaptchaError]], ...]:
+    """Each rule with its class, made for the first code that is not known."""
+    return tuple((frozenset(rule.split()), cls) for cls, rules in _WORDS.items() for rule in rules)
+
 
 _STATUSES: dict[int, type[UCaptchaError]] = {
     400: InvalidTaskError,
@@ -224,7 +233,7 @@ def class_for(code: str | None, http_status: int) -> type[UCaptchaError]:
     if is_internal(code):
         return RateLimitedError if http_status == 429 else ServiceError
     words = _words(code or "")
-    guess = next((cls for rule, cls in _RULES if rule <= words), None)
+    guess = next((cls for rule, cls in _rules() if rule <= words), None)
     return guess or _STATUSES.get(http_status, ServiceError)
 
 

@@ -9,7 +9,6 @@ import posixpath
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -69,12 +68,12 @@ class Origin:
         return self.authority.removesuffix(usual)
 
 
-def connector(origin: Origin, context: ssl.SSLContext, proxy: ServiceProxy | None) -> Connect:
+def connector(origin: Origin, context: ssl.SSLContext | None, proxy: ServiceProxy | None) -> Connect:
     """What opens connections to the service.
 
     Args:
         origin: Where the service is.
-        context: For TLS, with the service and with an `https` proxy.
+        context: For TLS, with the service and with an `https` proxy; `None` if there is none of them.
         proxy: The proxy on the way, if there is one.
     """
 
@@ -91,7 +90,7 @@ def connector(origin: Origin, context: ssl.SSLContext, proxy: ServiceProxy | Non
     return connect
 
 
-async def _through(proxy: ServiceProxy, wire: SocketWire, origin: Origin, context: ssl.SSLContext) -> SocketWire:
+async def _through(proxy: ServiceProxy, wire: SocketWire, origin: Origin, context: ssl.SSLContext | None) -> SocketWire:
     if proxy.scheme == "https":
         wire = await _tls(wire, context, proxy.host)
     if proxy.scheme == "socks5":
@@ -101,7 +100,8 @@ async def _through(proxy: ServiceProxy, wire: SocketWire, origin: Origin, contex
     return wire
 
 
-async def _tls(wire: SocketWire, context: ssl.SSLContext, host: str) -> SocketWire:
+async def _tls(wire: SocketWire, context: ssl.SSLContext | None, host: str) -> SocketWire:
+    assert context is not None  # what speaks TLS was given one
     secured = TLSWire(wire, context, host)
     await secured.handshake()
     return secured
@@ -214,17 +214,33 @@ def create_ssl_context(create: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     try:
         return create()
     except (OSError, ValueError):
-        named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-    field = named[0] if named else "ssl_context"
+        field = certificates_named() or "ssl_context"
     raise ConfigurationError(f"{field}: the certificates cannot be read", field=field)
+
+
+def certificates_named() -> str | None:
+    """The variable that names certificates, if one does."""
+    return next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), None)
+
+
+def trusted_roots() -> ssl.SSLContext:
+    """What httpx trusts, without httpx: what `SSL_CERT_FILE` or else `SSL_CERT_DIR` names, or else `certifi`."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file:
+        return ssl.create_default_context(cafile=file)
+    if folder:
+        return ssl.create_default_context(capath=folder)
+    import certifi  # httpx brings it along
+
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 def check_certificates() -> None:
     """Check what the environment says of certificates. Raises `ConfigurationError`."""
     for name, kind, exists in (
-        ("SSL_CERT_FILE", "a file of certificates", Path.is_file),
-        ("SSL_CERT_DIR", "a folder of certificates", Path.is_dir),
+        ("SSL_CERT_FILE", "a file of certificates", os.path.isfile),
+        ("SSL_CERT_DIR", "a folder of certificates", os.path.isdir),
     ):
         value = os.environ.get(name)
-        if value and not exists(Path(value)):
+        if value and not exists(value):
             raise ConfigurationError(f"{name} must name {kind}; there is none at that path", field=name)

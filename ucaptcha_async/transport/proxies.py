@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import ipaddress
 import os
-import urllib.request
-from typing import Literal
+import sys
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 import attrs
-import h11
 
 from ucaptcha_async.checks import wrong
 from ucaptcha_async.errors import ConfigurationError
@@ -18,6 +17,9 @@ from ucaptcha_async.secrecy import SecretBytes, SecretStr
 
 from .exchange import UnansweredError
 from .wires import Wire
+
+if TYPE_CHECKING:
+    import h11
 
 ALLOWED = "a proxy URL (http://…, https://… or socks5://…, with host and port only behind user:password@)"
 
@@ -129,13 +131,23 @@ def service_proxy(scheme: str, host: str, given: str | None) -> ServiceProxy | N
     """
     if given is not None:
         return ServiceProxy.of("proxy", SecretStr(given))
-    bypassed = is_loopback(host) or urllib.request.proxy_bypass(host)
-    name, url = (None, None) if bypassed else _from_environment(scheme)
+    name, url = _from_environment(scheme, host) if _asks_environment(host) else (None, None)
     return None if name is None or url is None else ServiceProxy.of(name, url)
 
 
-def _from_environment(scheme: str) -> tuple[str | None, SecretStr | None]:
+def _asks_environment(host: str) -> bool:
+    """Whether the environment may name a proxy. Where the system has settings of its own, it always may."""
+    if is_loopback(host):
+        return False
+    return sys.platform in ("darwin", "win32") or any(name.lower().endswith("_proxy") for name in os.environ)
+
+
+def _from_environment(scheme: str, host: str) -> tuple[str | None, SecretStr | None]:
     """The variable that names a proxy, and its value. Lower case wins, as everywhere."""
+    import urllib.request  # it brings half of the standard library along, and most programs have no proxy
+
+    if urllib.request.proxy_bypass(host):
+        return None, None
     proxies = urllib.request.getproxies()
     for kind in (scheme, "all"):
         if proxies.get(kind):
@@ -164,6 +176,8 @@ async def through_http(proxy: ServiceProxy, wire: Wire, target: str) -> None:
     Raises:
         UnansweredError: If it refuses. What it says is not shown: it may repeat the password.
     """
+    import h11
+
     headers = [(b"Host", target.encode()), (b"User-Agent", b"ucaptcha_async")]
     if proxy.authorization is not None:
         headers.append((b"Proxy-Authorization", proxy.authorization))
@@ -181,6 +195,8 @@ async def through_http(proxy: ServiceProxy, wire: Wire, target: str) -> None:
 
 async def _answer(dialogue: h11.Connection, wire: Wire) -> int:
     """The status of the proxy's answer; 0 if there is none."""
+    import h11
+
     while True:
         try:
             event = dialogue.next_event()

@@ -10,9 +10,16 @@ from typing import Any, Literal
 from ucaptcha_async.errors import ConfigurationError
 
 from .exchange import Clock, Sender
-from .network import Origin, check_certificates, connector, create_ssl_context
+from .network import (
+    Origin,
+    certificates_named,
+    check_certificates,
+    connector,
+    create_ssl_context,
+    trusted_roots,
+)
 from .pool import Heads, Pool
-from .proxies import service_proxy
+from .proxies import ServiceProxy, service_proxy
 from .through_httpx import ThroughHttpx
 
 TransportName = Literal["httpx", "httpx2", "fast"]
@@ -55,10 +62,12 @@ def open_sender(
     Raises:
         ConfigurationError: See `check_settings`; or the library is not installed.
     """
-    library = _library("httpx2" if transport == "httpx2" else "httpx")
+    library = None if transport == "fast" else _library(transport)
     origin = Origin.of(base_url)
     way = service_proxy(origin.scheme, origin.host, proxy)
-    context = ssl_context or create_ssl_context(library.create_ssl_context)
+    context = ssl_context
+    if context is None and _reads_certificates(origin, way):
+        context = create_ssl_context(trusted_roots if library is None else library.create_ssl_context)
     pool = Pool(
         connector(origin, context, way),
         Heads(origin, way),
@@ -67,7 +76,15 @@ def open_sender(
         connect_timeout=connect_timeout,
         on_extra_bytes=on_extra_bytes,
     )
-    return pool if transport == "fast" else ThroughHttpx(library, base_url, pool)
+    return pool if library is None else ThroughHttpx(library, base_url, pool)
+
+
+def _reads_certificates(origin: Origin, way: ServiceProxy | None) -> bool:
+    """Whether a peer speaks TLS, or the environment names certificates, which then must be some.
+
+    To read them takes longer than all else that opening does.
+    """
+    return "https" in (origin.scheme, way and way.scheme) or certificates_named() is not None
 
 
 def _library(name: str) -> Any:
