@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transport_kit import OK, response
-from ucaptcha_async.transport.connection import (
+from ucaptcha_async.transport.exchange import MAX_BODY
+from ucaptcha_async.transport.parser import (
     CUT_OFF,
     DAMAGED,
     ENDLESS,
@@ -21,11 +22,10 @@ from ucaptcha_async.transport.connection import (
     MAX_HEAD,
     NO_ANSWER,
     TOO_LARGE,
-    H11Parser,
-    HttptoolsParser,
     Parser,
 )
-from ucaptcha_async.transport.exchange import MAX_BODY
+from ucaptcha_async.transport.with_h11 import H11Parser
+from ucaptcha_async.transport.with_httptools import HttptoolsParser
 
 BODY = b'{"errorId":0,"balance":1.5}'
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

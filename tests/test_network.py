@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import types
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -26,7 +27,6 @@ from tests.transport_kit import answered, certificate, exchange, request, respon
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.secrecy import SecretStr
-from ucaptcha_async.transport import connection
 from ucaptcha_async.transport.exchange import Sender, UnansweredError
 from ucaptcha_async.transport.network import open_tcp
 from ucaptcha_async.transport.proxies import ServiceProxy
@@ -642,7 +642,7 @@ WAYS = ["fast", "h11", "httpx", "httpx2", "injected httpx", "injected httpx2"]
 async def any_way(name: str, url: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sender]:
     """One of the ways that requests go."""
     if name == "h11":
-        monkeypatch.setattr(connection, "httptools", None)
+        monkeypatch.setitem(sys.modules, "ucaptcha_async.transport.with_httptools", None)
     if not name.startswith("injected"):
         settings: Any = {"max_connections": 5, "ssl_context": certificate().client, "proxy": proxy}
         transport: Any = "fast" if name == "h11" else name

@@ -15,9 +15,10 @@ from ucaptcha_async.errors import ClientStateError
 from ucaptcha_async.pacing import InFlight
 from ucaptcha_async.secrecy import SecretBytes
 
-from .connection import LATE, Connection, Parser, new_parser
+from .connection import LATE, Connection, new_parser
 from .exchange import Clock, ConnectionStatistics, Exchange, Reply, UnansweredError
 from .network import Connect, Origin, connect_failure
+from .parser import Parser
 from .proxies import ServiceProxy
 from .wires import Waiting
 

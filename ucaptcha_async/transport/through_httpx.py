@@ -16,8 +16,8 @@ import anyio
 from ucaptcha_async.errors import ClientStateError
 from ucaptcha_async.secrecy import SecretBytes
 
-from .connection import TOO_LARGE, decompressed
 from .exchange import MAX_BODY, PERMIT_LIFETIME, ConnectionStatistics, Exchange, Reply, UnansweredError, relevant
+from .parser import TOO_LARGE, decompressed
 from .pool import Pool
 
 EXCHANGE = "ucaptcha_exchange"
