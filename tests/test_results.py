@@ -16,7 +16,7 @@ import pytest
 
 from ucaptcha_async.errors import Attempt, ClientStateError, ConfigurationError, SolutionError, UnsolvableError
 from ucaptcha_async.results import Outcome, SelectionMode, Status, TaskResult
-from ucaptcha_async.secrecy import SecretMapping
+from ucaptcha_async.secrecy import SecretBytes, SecretMapping
 from ucaptcha_async.tasks import (
     CoordinatesSolution,
     GeeTestV3Solution,
@@ -252,6 +252,17 @@ def test_a_secret_mapping_is_a_dict_that_shows_names_only() -> None:
     assert repr(SecretMapping()) == "<empty>"
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(secret)
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(2), slice(1, None), slice(6, None), slice(9, 9)])
+def test_a_part_of_secret_bytes_is_one(part: slice) -> None:
+    """Also when nothing is left of it; a single byte is a number, as ever."""
+    secret = SecretBytes(b"s3cret")
+
+    assert type(secret[part]) is SecretBytes
+    assert secret[part] == b"s3cret"[part]
+    assert secret[0] == ord("s")
+    assert not hasattr(secret, "__dict__")
 
 
 # --- freshness ----------------------------------------------------------------------------------------------------

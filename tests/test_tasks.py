@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import functools
+import gc
 import inspect
 import io
 import json
@@ -299,7 +300,7 @@ def test_every_field_is_sent_as_the_service_spells_it(task: Task[Any], wire: dic
 @pytest.mark.parametrize(("task", "wire"), FULL, ids=name_of)
 def test_the_table_above_misses_no_field(task: Any, wire: dict[str, Any]) -> None:
     """The cases above give each field of each class, but for those that all classes share."""
-    shared = {"proxy", "_type", "_life", "extra"}
+    shared = {"proxy", "_type", "_life", "_extra"}
     unset = [f.name for f in attrs.fields(type(task)) if f.name not in shared and getattr(task, f.name) is None]
 
     assert unset == []
@@ -422,6 +423,49 @@ def test_a_password_is_neither_shown_nor_pickled(task: Task[Any]) -> None:
     assert "s3cret" in json.dumps(task.to_wire())
     with pytest.raises(TypeError, match="password"):
         pickle.dumps(task)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Slotted(RecaptchaV2):
+    """A class of a program's own."""
+
+    page_title: str | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+class Unslotted(RecaptchaV2):
+    """The same without slots."""
+
+    page_title: str | None = None
+
+
+def test_a_task_is_one_object() -> None:
+    """A million that wait are a million objects for the garbage collector."""
+    parts = gc.get_referents(RecaptchaV2(website_url=PAGE, website_key="k"))
+
+    assert [RecaptchaV2] == [part for part in parts if gc.is_tracked(part)]
+
+
+def test_extra_is_the_task_s_own() -> None:
+    """What somebody does to the empty one reaches neither this task nor another."""
+    one, other = (RecaptchaV2(website_url=PAGE, website_key="k", extra=extra) for extra in (None, {}))
+    assert isinstance(one.extra, dict)
+    one.extra["pageTitle"] = "x"
+
+    assert one == other
+    assert one.extra == other.extra == {}
+    assert repr(RecaptchaV2(website_url=PAGE, website_key="k", extra={"a": "s3cret"}).extra) == "<1 hidden: a>"
+
+
+def test_subclasses_may_have_fields_of_their_own() -> None:
+    """They are pickled and lose their password, with slots or without."""
+    for cls in (Slotted, Unslotted):
+        task = cls(website_url=PAGE, website_key="k", page_title="x", proxy=PROXY, extra={"a": 1})
+        bare = task.without_password()
+
+        assert pickle.loads(pickle.dumps(bare)) == bare != task
+        assert bare.to_wire()["pageTitle"] == "x"
+        assert bare.extra == {"a": 1}
 
 
 def test_repr_shows_what_was_given() -> None:

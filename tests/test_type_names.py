@@ -312,6 +312,18 @@ def test_names_are_no_part_of_a_task() -> None:
     assert [name.type for name in pickle.loads(pickle.dumps(task)).names()] == types(task)
 
 
+def test_tasks_of_one_form_have_the_same_names() -> None:
+    """Worked out once for the fields that are set, not for each task; values count as far as a name looks at them."""
+    plain, invisible = HCaptcha(**KEYED), HCaptcha(**KEYED, is_invisible=True)
+    rqdata, more = ({"rqdata": "1"}, {"rqdata": "1", "sentry": True})
+    enterprise = [HCaptcha(**KEYED, enterprise_payload=payload) for payload in ({"rqdata": "2"}, rqdata, more)]
+
+    assert plain.names() is HCaptcha(**PAGE, website_key="other").names()
+    assert types(plain) == types(HCaptcha(**KEYED, is_invisible=False)) != types(invisible)
+    assert enterprise[0].names() is enterprise[1].names()
+    assert set(types(enterprise[1])) - set(types(enterprise[2])) == {"PopularCaptchaEnterpriseTokenProxyLess"}
+
+
 def test_a_field_that_the_name_says_is_not_written() -> None:
     """`write` tells apart "as usual", "in this way" and "not at all"."""
     name = Name(type="X", source="inferred", fields={"a": None, "b": lambda v: {"c": v}}, says={"d": True})

@@ -164,9 +164,12 @@ def _described_url(value: object) -> str:
     return f"{shown} {trouble or ''}".rstrip()
 
 
+_SPACE = re.compile(r"\s")
+
+
 def white_space(text: str) -> str | None:
     """Where a text has white space, in words; `None` if it has none."""
-    if not any(c.isspace() for c in text):
+    if not _SPACE.search(text):
         return None
     if not text.strip():
         return "with nothing but white space"

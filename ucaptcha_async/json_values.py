@@ -49,6 +49,8 @@ class _NoJSONError(Exception):
 
 def to_json(field: str, value: object) -> JSON:
     """Copy a value as plain JSON, or raise `InvalidTaskError` that names the field and the place in it."""
+    if type(value) is str and value.isascii():
+        return value  # nearly always
     fields = SecretMapping({field: value})
     del value  # may hold a secret, and the error leaves through here
     return copied(fields)[field]

@@ -18,10 +18,15 @@ LONGEST = 2_000
 class SecretBytes(bytes):
     """Bytes that do not show themselves, so that a traceback with local values does not either."""
 
+    __slots__ = ()
+
     def __getitem__(self, index: Any) -> Any:
         # A part of a secret is one: what shows long values shows their first characters.
-        part = super().__getitem__(index)
-        return SecretBytes(part) if isinstance(part, bytes) else part
+        part: Any = bytes.__getitem__(self, index)
+        if not isinstance(part, bytes):
+            return part
+        # Most slices are asyncio's, of what it has not sent yet: nothing.
+        return SecretBytes(part) if part else _NOTHING
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -30,6 +35,9 @@ class SecretBytes(bytes):
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a secret cannot be pickled")
+
+
+_NOTHING = SecretBytes()
 
 
 class SecretStr(str):

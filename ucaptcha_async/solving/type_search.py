@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import anyio
@@ -73,9 +74,12 @@ class Known:
     refused: set[str] = attrs.field(factory=set)
     given_up: float = -math.inf
 
-    def first(self, names: tuple[Name, ...]) -> Name | None:
-        """The name to send: the first that was not refused; `None` if all were."""
-        return next((name for name in names if name.type not in self.refused), None)
+    def first(self, names: tuple[Name, ...], tried: Collection[str] = ()) -> Name | None:
+        """The name to send: the first that was not refused and is not one of those; `None` if there is none."""
+        for name in names:
+            if name.type not in self.refused and name.type not in tried:
+                return name
+        return None
 
     def accept(self, type: str) -> bool:
         """Take note of a success. Returns whether it is news."""
@@ -107,7 +111,16 @@ class _Scouting:
         self.line = WaitQueue(lambda _: self.line.call(None))  # the turn is another's
 
 
-_SCOUTINGS: RunVar[dict[tuple[TypeNames, Key], _Scouting]] = RunVar("ucaptcha_async.type_search")
+_SCOUTINGS: RunVar[dict[Known, _Scouting]] = RunVar("ucaptcha_async.type_search")
+
+
+def _scouting(known: Known) -> _Scouting:
+    """The search in this event loop for what one `Known` is to learn."""
+    try:
+        every = _SCOUTINGS.get()
+    except LookupError:
+        _SCOUTINGS.set(every := {})
+    return every.setdefault(known, _Scouting())
 
 
 @attrs.define(eq=False)
@@ -128,16 +141,9 @@ class TypeNames:
         if not names:
             return Search(names)
         key = Key(task.kind, getattr(task, "proxy", None) is not None, provider)
-        search = Search(names, self._known.setdefault(key, Known()), self._scouting(key), key)
+        search = Search(names, self._known.get(key) or self._known.setdefault(key, Known()), key)
         await search.choose()
         return search
-
-    def _scouting(self, key: Key) -> _Scouting:
-        try:
-            every = _SCOUTINGS.get()
-        except LookupError:
-            _SCOUTINGS.set(every := {})
-        return every.setdefault((self, key), _Scouting())
 
 
 @attrs.define(eq=False)
@@ -151,36 +157,41 @@ class Search:
 
     names: tuple[Name, ...]
     _known: Known = attrs.field(factory=Known)
-    _scouting: _Scouting = attrs.field(factory=_Scouting)
     _key: Key | None = None
     name: Name | None = attrs.field(init=False, default=None)
     tried: list[str] = attrs.field(init=False, factory=list)
-    _scouts: bool = attrs.field(init=False, default=False)
+    _scouts: _Scouting | None = attrs.field(init=False, default=None)
 
     async def choose(self) -> None:
         """Set `name`: a name that is known to be good, or as the scout the next to try."""
-        if not self.names:
-            return
-        waited = False
-        while not self._scouts and self._scouting.busy and not self._good(self._next()):
-            await self._scouting.line.wait()
+        name = self._next()
+        if self._scouts is None and self._good(name):
+            self.name = name  # nearly always
+        elif self.names:
+            self.name = await self._found()
+
+    async def _found(self) -> Name:
+        """Wait for whoever searches, or search."""
+        scouting, waited = self._scouts or _scouting(self._known), False
+        while self._scouts is None and scouting.busy and not self._good(self._next()):
+            await scouting.line.wait()
             waited = True
         name = self._next() or self._again()
         if name is not None and not self._good(name):
-            self._scouts = self._scouting.busy = True
+            self._scouts, scouting.busy = scouting, True
         else:
             self.end()
             if waited:
-                self._scouting.line.call_all(None)  # whoever called this one may have called no other
+                scouting.line.call_all(None)  # whoever called this one may have called no other
         if name is None:
             raise self._unsupported()
-        self.name = name
+        return name
 
     def _good(self, name: Name | None) -> bool:
         return name is not None and name.type in self._known.accepted
 
     def _next(self) -> Name | None:
-        return self._known.first(tuple(name for name in self.names if name.type not in self.tried))
+        return self._known.first(self.names, self.tried)
 
     def _again(self) -> Name | None:
         """The first name once more, if it is long ago that all were refused."""
@@ -233,14 +244,15 @@ class Search:
 
     def end(self) -> None:
         """Stop searching: all who wait go on if a name is known or none is left, otherwise one of them searches."""
-        if not self._scouts:
+        scouting, self._scouts = self._scouts, None
+        if scouting is None:
             return
-        self._scouts = self._scouting.busy = False
+        scouting.busy = False
         name = self._next()
         if name is None or self._good(name):
-            self._scouting.line.call_all(None)
+            scouting.line.call_all(None)
         else:
-            self._scouting.line.call(None)
+            scouting.line.call(None)
 
     def _unsupported(self) -> UnsupportedTaskError:
         kind = self._key.kind if self._key else ""

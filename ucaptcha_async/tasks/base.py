@@ -7,22 +7,23 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NoReturn, Self, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Self, SupportsIndex, TypeAlias, TypeVar
 
 import attrs
 
-from ucaptcha_async.checks import Seconds, wrong
+from ucaptcha_async.checks import Seconds, Validator, wrong
 from ucaptcha_async.errors import InvalidTaskError
 from ucaptcha_async.json_values import JSON, camel, copied, shown, to_json
 from ucaptcha_async.secrecy import OwnCopy, SecretMapping, hidden, masked
 
-from .fields import a_copy, a_lifetime, a_type, is_key, maybe, more_fields
+from .fields import a_copy, a_lifetime, a_type, an_extra, is_key
 from .fields import lifetime as seconds_or_none
-from .names import Name, Names, kind_of, merge
+from .names import Form, Name, Names, form_of, kind_of, merge
 from .proxy import Proxy
 from .solutions import Solution
 
 S_co = TypeVar("S_co", bound=Solution, covariant=True)
+T = TypeVar("T", bound="Task[Any]")
 
 SolutionClass: TypeAlias = type[Solution]
 
@@ -69,9 +70,11 @@ class Task(OwnCopy, Generic[S_co]):
     usual_lifetime: ClassVar[float | None] = None
     """How long such solutions are usually accepted, seconds; `None` if it is not known."""
 
-    _type: str | None = None
-    _life: float | None = None
-    _fields: Mapping[str, JSON] = SecretMapping()
+    __slots__ = ("__weakref__", "_fields", "_life", "_type")
+
+    _type: str | None
+    _life: float | None
+    _fields: Mapping[str, JSON]
 
     def __init__(
         self: Task[Solution],
@@ -82,18 +85,17 @@ class Task(OwnCopy, Generic[S_co]):
         **fields: Field,
     ) -> None:
         fields = hidden(fields)
+        _fill(self, {"_type": "", "_life": None, "_fields": {}})  # the traceback of a refusal may show it
         if "type" in fields:
             raise InvalidTaskError("type must be given once, as the first argument", field="type")
         if not is_key(type):
             raise wrong("type", type, "non-empty text without white space")
-        self.__setstate__({"_type": type, "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)})
+        _fill(self, {"_type": type, "_life": seconds_or_none(lifetime), "_fields": _raw_fields(fields)})
 
     @classmethod
     def known_by_id(cls) -> Self:
         """A task of this class of which nothing but its id is known; it can be waited for, and not be sent."""
-        task = cls.__new__(cls)
-        Task.__setstate__(task, {"_type": cls.__name__, "_life": None, "_fields": {}})
-        return task
+        return _restored(cls, {"_type": cls.__name__, "_life": None, "_fields": {}})
 
     @property
     def type(self) -> str:
@@ -152,12 +154,12 @@ class Task(OwnCopy, Generic[S_co]):
     def __delattr__(self, name: str) -> NoReturn:
         raise attrs.exceptions.FrozenInstanceError
 
-    def __getstate__(self) -> dict[str, object]:
-        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, hidden(value) if isinstance(value, Mapping) else value)
+    def _state(self) -> dict[str, object]:
+        """All that is set, with its values in sight."""
+        state: Any = object.__getstate__(self)
+        of_subclasses, own = state  # the first is `None` unless a subclass has other attributes than slots
+        values = own | (of_subclasses or {})
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     def without_password(self) -> Self:
         """The same task without the password of its proxy, for what must not hold one, such as a pickle.
@@ -165,15 +167,26 @@ class Task(OwnCopy, Generic[S_co]):
         A [`Proxy`][ucaptcha_async.Proxy] keeps all but its password, fields called `proxyPassword` or the like are
         left out, and `user:password@` in a URL becomes `user@`.
         """
-        same = self.__class__.__new__(self.__class__)
-        same.__setstate__({name: _without_password(name, value) for name, value in self.__getstate__().items()})
-        return same
+        state = {name: _without_password(name, value) for name, value in self._state().items()}
+        return _restored(self.__class__, state)
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         wire = self.to_wire()
         if _without_password("", wire) != wire:
             raise TypeError("a task that holds a proxy's password is not pickled")
-        return super().__reduce_ex__(protocol)
+        return _restored, (self.__class__, self._state())
+
+
+def _restored(cls: type[T], state: Mapping[str, object]) -> T:
+    """A task of a class in which this, and nothing else, is set."""
+    task = cls.__new__(cls)
+    _fill(task, state)
+    return task
+
+
+def _fill(task: Task[Any], state: Mapping[str, object]) -> None:
+    for name, value in state.items():
+        object.__setattr__(task, name, hidden(value) if isinstance(value, Mapping) else value)
 
 
 def _raw_fields(fields: Mapping[str, object]) -> Mapping[str, JSON]:
@@ -222,17 +235,39 @@ class _Signature:
         return init.replace(parameters=sorted(fields, key=lambda field: field.default is not field.empty))
 
 
+class _Layout(NamedTuple):
+    """What is the same for all tasks of a class: its fields, the required ones first.
+
+    Attributes:
+        every: All of them.
+        checked: Those that are checked, each as it is given, and how.
+        optional: The names of those that not every service takes.
+        sent: The names of those that are sent, each on the wire, and how it is written if not simply as JSON.
+    """
+
+    every: tuple[attrs.Attribute[Any], ...]
+    checked: tuple[tuple[str, attrs.Attribute[Any], Validator], ...]
+    optional: tuple[str, ...]
+    sent: tuple[tuple[str, str, Callable[[Any], JSON] | None], ...]
+
+
 @functools.cache
-def _fields(cls: Any) -> list[attrs.Attribute[Any]]:
-    """The fields of a class, the required ones first."""
-    return sorted(attrs.fields(cls), key=lambda field: field.default is not attrs.NOTHING)
+def _layout_of(cls: Any) -> _Layout:
+    every = tuple(sorted(attrs.fields(cls), key=lambda field: field.default is not attrs.NOTHING))
+    written = ((field.name, *field.metadata.get(_WIRE, (camel(field.name), None))) for field in every)
+    return _Layout(
+        every=every,
+        checked=tuple((field.alias or field.name, field, field.validator) for field in every if field.validator),
+        optional=tuple(field.name for field in every if _is_optional(field)),
+        sent=tuple((field, key, write) for field, key, write in written if key is not None),
+    )
 
 
-def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
-    return a_copy(fields or {})
+def _kept(fields: Mapping[str, JSON] | None) -> Mapping[str, JSON] | None:
+    return a_copy(fields) if fields else None
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Widget(Task[S_co]):
     """What the classes of tasks share: each field that is not `None` is sent under its name in camel case."""
 
@@ -244,21 +279,20 @@ class Widget(Task[S_co]):
     _life: float | None = attrs.field(
         default=None, alias="lifetime", converter=seconds_or_none, validator=a_lifetime, metadata=sent(None)
     )
-    extra: Mapping[str, JSON] = attrs.field(
-        default=None, converter=_kept, validator=maybe(more_fields), metadata=sent(None), repr=False
+    _extra: Mapping[str, JSON] | None = attrs.field(
+        default=None, alias="extra", converter=_kept, validator=an_extra, metadata=sent(None), repr=False
     )
 
     def __new__(cls, **given: Any) -> Self:
         """Check the fields, out of sight: the frame of the `__init__` that attrs writes shows all of them."""
         given = hidden(given)
-        for field in cls._every_field():
-            name = field.alias or field.name
-            if field.validator is None or name not in given:
+        for name, field, check in cls._layout().checked:
+            if name not in given:
                 continue
             value = masked(given[name])
-            field.validator(None, field, value)
+            check(None, field, value)
             if isinstance(value, str | Mapping):
-                to_json(name, value)  # proof that it is JSON
+                to_json(name, given[name])  # proof that it is JSON
         cls._check_together(given)
         return super().__new__(cls)
 
@@ -272,6 +306,11 @@ class Widget(Task[S_co]):
         return self._type or self._usual_name().type
 
     @property
+    def extra(self) -> Mapping[str, JSON]:
+        """More fields, as the service spells them."""
+        return SecretMapping() if self._extra is None else self._extra
+
+    @property
     def kind(self) -> str:
         """What kind of task it is, whatever its service calls it; a type that was given is looked up."""
         return self.type_names.kind if self._type is None else super().kind
@@ -281,22 +320,21 @@ class Widget(Task[S_co]):
 
         None if the type was given, or if no service takes all these fields.
         """
-        return () if self._type else self.type_names.fitting(self._optional(), self._proxied())
+        return () if self._type else self.type_names.fitting(self._form(), self._proxied())
 
     def _usual_name(self) -> Name:
-        return self.type_names.usual(self._optional(), self._proxied())
+        return self.type_names.usual(self._form(), self._proxied())
 
     def _proxied(self) -> bool:
         return getattr(self, "proxy", None) is not None
 
-    def _optional(self) -> dict[str, object]:
-        values = ((field.name, getattr(self, field.name)) for field in self._every_field() if _is_optional(field))
-        return {name: value for name, value in values if value is not None}
+    def _form(self) -> Form:
+        return form_of([(name, getattr(self, name)) for name in self._layout().optional])
 
     @classmethod
-    def _every_field(cls) -> list[attrs.Attribute[Any]]:
+    def _layout(cls) -> _Layout:
         this: Any = cls  # its own hash is that of its instances, to a type checker
-        return _fields(this)
+        return _layout_of(this)
 
     def to_wire(self, name: Name | None = None) -> dict[str, JSON]:
         """The `task` object of `createTask`. It may hold a proxy's password.
@@ -307,20 +345,20 @@ class Widget(Task[S_co]):
         if name is None and self._type is None:
             name = self._usual_name()
         wire: dict[str, JSON] = {"type": name.type if name else self.type}
-        for field in self._every_field():
-            value = getattr(self, field.name)
-            spelled = name.write(field.name, value) if name and value is not None else None
-            key, write = field.metadata.get(_WIRE, (camel(field.name), None))
+        for field, key, write in self._layout().sent:
+            value = getattr(self, field)
+            if value is None:
+                continue
             if isinstance(value, Proxy):
                 wire |= value.to_wire(name.proxy if name else "url")
-            elif spelled is not None:
+            elif name is not None and (spelled := name.write(field, value)) is not None:
                 merge(wire, spelled)
-            elif value is not None and key is not None:
-                wire[key] = write(value) if write else to_json(field.name, value)
-        return wire | copied(vars(self).get("extra", {}))
+            else:
+                wire[key] = write(value) if write else to_json(field, value)
+        return wire | copied(self._extra) if self._extra else wire
 
     def _shown(self) -> Iterator[str]:
-        for field in self._every_field():
+        for field in self._layout().every:
             value = getattr(self, field.name)
             if field.init and value is not None and value != {}:
                 yield f"{field.alias}={shown(value) if field.repr else '<hidden>'}"
@@ -328,4 +366,4 @@ class Widget(Task[S_co]):
 
 def _is_optional(field: attrs.Attribute[Any]) -> bool:
     """Whether a field need not be set, and is not taken by every service."""
-    return field.init and field.default is None and field.name not in ("_type", "_life", "proxy", "extra")
+    return field.init and field.default is None and field.name not in ("_type", "_life", "_extra", "proxy")

@@ -43,7 +43,8 @@ def one_of(*words: str) -> Validator:
 
 def is_key(value: object) -> bool:
     """Whether a value is text without white space, as keys and names of types are."""
-    return isinstance(value, str) and value != "" and value.isprintable() and not any(c.isspace() for c in value)
+    # Of all white space, only the blank is printable.
+    return isinstance(value, str) and value != "" and value.isprintable() and " " not in value
 
 
 KEY = must("non-empty text without white space", is_key)
@@ -71,8 +72,10 @@ def a_proxy(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         raise wrong(attribute.name, value, "a Proxy (Proxy.parse reads a URL) or None", ProxyError)
 
 
-def more_fields(task: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """A validator: the `extra` fields of a task."""
+def an_extra(task: object, attribute: attrs.Attribute[Mapping[str, JSON] | None], value: Any) -> None:
+    """A validator: the `extra` fields of a task, or `None`."""
+    if value is None:
+        return
     OBJECT(task, attribute, value)
     if "type" in value:
         raise InvalidTaskError("extra must not hold 'type': set the task's own type", field="extra")

@@ -14,6 +14,7 @@ public pages of the services named with each entry. uCaptcha's own pages about t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -25,11 +26,25 @@ from ucaptcha_async.json_values import JSON
 from .images import Image
 from .proxy import Spelling as ProxySpelling
 
-Write: TypeAlias = Callable[[Any], "dict[str, JSON] | None"]
-"""Writes the value of a field as a dialect does; `None` if the dialect cannot carry this value."""
+Write: TypeAlias = Callable[[Any], "dict[str, JSON]"]
+"""Writes the value of a field as a dialect does."""
 
 Fields: TypeAlias = Mapping[str, "Write | None"]
 """The optional fields that go with a name; `None` for those that are spelled as usual."""
+
+Seen: TypeAlias = "bool | frozenset[str]"
+"""All that a name looks at in the value of a field: the keys of a mapping, and of anything else whether it is true."""
+
+Form: TypeAlias = "tuple[tuple[str, Seen], ...]"
+"""The optional fields that are set in a task, and what is seen of each. Tasks of one form have the same names."""
+
+_FORMS = 1_024
+"""Forms that are remembered; a program has a few."""
+
+
+def form_of(values: Iterable[tuple[str, object]]) -> Form:
+    """The form of a task with these optional fields; `None` is not set."""
+    return tuple((field, frozenset(v) if isinstance(v, Mapping) else bool(v)) for field, v in values if v is not None)
 
 
 @attrs.frozen(eq=False)
@@ -42,6 +57,7 @@ class Name:
         fields: The optional fields that it carries, and required ones that are spelled in another way.
         inferred: Whether the name, or how fields are spelled with it, is only inferred.
         says: Fields that the name itself says, by whether they are set and not `False`.
+        only: Mappings that it carries if they have these keys and no others.
         proxy: How a proxy is sent with it.
     """
 
@@ -50,19 +66,18 @@ class Name:
     fields: Fields = attrs.field(factory=dict, repr=False)
     inferred: bool = attrs.field(default=False, kw_only=True)
     says: Mapping[str, bool] = attrs.field(factory=dict, repr=False, kw_only=True)
+    only: Mapping[str, frozenset[str]] = attrs.field(factory=dict, repr=False, kw_only=True)
     proxy: ProxySpelling = attrs.field(default="fields", kw_only=True)
 
-    def carries(self, values: Mapping[str, object]) -> bool:
-        """Whether a task in which these optional fields are set can be sent under this name."""
+    def carries(self, form: Form) -> bool:
+        """Whether a task of this form can be sent under this name."""
+        values = dict(form)
         if any(bool(values.get(field)) is not said for field, said in self.says.items()):
             return False
-        return all(self._carries(field, value) for field, value in values.items())
+        return all(self._carries(field, seen) for field, seen in form)
 
-    def _carries(self, field: str, value: object) -> bool:
-        if field not in self.fields:
-            return field in self.says
-        write = self.fields[field]
-        return write is None or write(value) is not None
+    def _carries(self, field: str, seen: Seen) -> bool:
+        return self.only.get(field, seen) == seen if field in self.fields else field in self.says
 
     def write(self, field: str, value: object) -> dict[str, JSON] | None:
         """A field as this dialect spells it, which may be not at all; `None` if it is spelled as usual."""
@@ -90,18 +105,22 @@ class Names:
         """The names with or without a proxy."""
         return self.proxied if proxied else self.bare
 
-    def usual(self, values: Mapping[str, object], proxied: bool) -> Name:
-        """The first name that carries these fields; the first of all if none does."""
-        names = self.choose(proxied)
-        return next((name for name in names if name.carries(values)), names[0])
+    def usual(self, form: Form, proxied: bool) -> Name:
+        """The first name for tasks of this form; the first of all if there is none."""
+        return (self.fitting(form, proxied) or self.choose(proxied))[0]
 
-    def fitting(self, values: Mapping[str, object], proxied: bool) -> tuple[Name, ...]:
-        """The names that carry these fields, each type once."""
-        found: dict[str, Name] = {}
-        for name in self.choose(proxied):
-            if name.type not in found and name.carries(values):
-                found[name.type] = name
-        return tuple(found.values())
+    def fitting(self, form: Form, proxied: bool) -> tuple[Name, ...]:
+        """The names for tasks of this form, each type once."""
+        return _fitting(self, form, proxied)
+
+
+@functools.lru_cache(_FORMS)
+def _fitting(names: Names, form: Form, proxied: bool) -> tuple[Name, ...]:
+    found: dict[str, Name] = {}
+    for name in names.choose(proxied):
+        if name.type not in found and name.carries(form):
+            found[name.type] = name
+    return tuple(found.values())
 
 
 def kind_of(type_name: str) -> str | None:
@@ -136,9 +155,9 @@ def _image_as(name: str) -> Write:
     return lambda image: {name: Image.to_base64(image)}
 
 
-def _rqdata(payload: Mapping[str, JSON]) -> dict[str, JSON] | None:
+def _rqdata(payload: Mapping[str, JSON]) -> dict[str, JSON]:
     """The one value of an Enterprise payload that goes without the object around it."""
-    return {"rqdata": payload["rqdata"]} if payload.keys() == {"rqdata"} else None
+    return {"rqdata": payload["rqdata"]}
 
 
 def merge(wire: dict[str, JSON], more: Mapping[str, JSON]) -> None:
@@ -244,6 +263,7 @@ def _popular(ending: str) -> Iterator[Name]:
                 _ANYSOLVER,
                 _usual("user_agent", **({"enterprise_payload": _rqdata} if enterprise else {})),
                 says={"enterprise_payload": enterprise, "is_invisible": invisible},
+                only={"enterprise_payload": frozenset({"rqdata"})},
             )
 
 

@@ -25,7 +25,7 @@ def _instructions(value: ImageSource | None) -> Image | None:
     return None if value is None else read_image("img_instructions", value)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Recognition(Widget[S_co]):
     """A task about an image, which is sent as a `data:` URI, and what to do with it."""
 
@@ -36,7 +36,7 @@ class Recognition(Widget[S_co]):
     )
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ImageToText(Widget[TextSolution]):
     """Text in an image. Gives a `TextSolution`, usually at once.
 
@@ -96,7 +96,7 @@ class ImageToText(Widget[TextSolution]):
         in_order("min_length", given.get("min_length"), "max_length", given.get("max_length"))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ClickCoordinates(Recognition[CoordinatesSolution]):
     """Where to click in an image. Gives a `CoordinatesSolution`.
 
@@ -136,7 +136,7 @@ class ClickCoordinates(Recognition[CoordinatesSolution]):
         in_order("min_clicks", given.get("min_clicks"), "max_clicks", given.get("max_clicks"))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Rotate(Recognition[RotateSolution]):
     """How far to turn an image. Gives a `RotateSolution`.
 

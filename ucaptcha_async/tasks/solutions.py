@@ -209,7 +209,10 @@ class Solution(OwnCopy):
 
     def _find(self, *keys: str) -> Any:
         """The first value that is there and not empty, out of sight: errors leave through here."""
-        return next((masked(self.raw[key]) for key in keys if not _is_blank(self.raw.get(key))), None)
+        for key in keys:
+            if not _is_blank(self.raw.get(key)):
+                return masked(self.raw[key])
+        return None
 
     def _text(self, *keys: str) -> str:
         value = self._text_or_none(*keys)

@@ -39,7 +39,7 @@ ApiDomain: TypeAlias = Literal["google.com", "recaptcha.net", "www.google.com", 
 """A host that serves reCAPTCHA's script."""
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class OnPage(Widget[S_co]):
     """A widget on a page, solved with or without a proxy."""
 
@@ -47,7 +47,7 @@ class OnPage(Widget[S_co]):
     proxy: Proxy | None = attrs.field(default=None, validator=a_proxy)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class WithKey(OnPage[TokenSolution]):
     """A widget on a page, known by its site key, that gives a token."""
 
@@ -56,7 +56,7 @@ class WithKey(OnPage[TokenSolution]):
     website_key: str = attrs.field(validator=KEY)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RecaptchaV2(WithKey):
     """reCAPTCHA v2, the checkbox or the invisible one. Gives a `TokenSolution`.
 
@@ -104,7 +104,7 @@ class RecaptchaV2(WithKey):
     cookies: str | None = attrs.field(default=None, validator=maybe(TEXT), repr=False)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RecaptchaV2Enterprise(WithKey):
     """reCAPTCHA v2 Enterprise. Gives a `TokenSolution`.
 
@@ -142,7 +142,7 @@ class RecaptchaV2Enterprise(WithKey):
     api_domain: ApiDomain | None = attrs.field(default=None, validator=maybe(DOMAIN))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RecaptchaV3(WithKey):
     """reCAPTCHA v3, Enterprise or not. Gives a `TokenSolution`.
 
@@ -189,7 +189,7 @@ class RecaptchaV3(WithKey):
     is_session: bool | None = attrs.field(default=None, validator=maybe(FLAG))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class HCaptcha(WithKey):
     """hCaptcha. Gives a `TokenSolution`.
 
@@ -231,7 +231,7 @@ class HCaptcha(WithKey):
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Turnstile(WithKey):
     """Cloudflare Turnstile, the widget. Gives a `TokenSolution`.
 
@@ -269,7 +269,7 @@ class Turnstile(WithKey):
     chl_page_data: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class GeeTestV3(OnPage[GeeTestV3Solution]):
     """GeeTest v3, the slider and its variants. Gives a `GeeTestV3Solution`.
 
@@ -308,7 +308,7 @@ class GeeTestV3(OnPage[GeeTestV3Solution]):
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class GeeTestV4(OnPage[GeeTestV4Solution]):
     """GeeTest v4. Gives a `GeeTestV4Solution`.
 
@@ -349,7 +349,7 @@ class GeeTestV4(OnPage[GeeTestV4Solution]):
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class FunCaptcha(OnPage[TokenSolution]):
     """FunCaptcha (Arkose Labs). Gives a `TokenSolution`.
 
@@ -387,7 +387,7 @@ class FunCaptcha(OnPage[TokenSolution]):
     data: str | None = attrs.field(default=None, converter=json_text, validator=json_object)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class MTCaptcha(WithKey):
     """MTCaptcha. Gives a `TokenSolution`.
 
@@ -423,7 +423,7 @@ class MTCaptcha(WithKey):
     user_agent: str | None = attrs.field(default=None, validator=maybe(TEXT))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class FriendlyCaptcha(WithKey):
     """Friendly Captcha. Gives a `TokenSolution`.
 
@@ -451,7 +451,7 @@ class FriendlyCaptcha(WithKey):
     type_names: ClassVar[names.Names] = names.FRIENDLY_CAPTCHA
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class YandexSmartCaptcha(WithKey):
     """Yandex SmartCaptcha. Gives a `TokenSolution`.
 
@@ -480,7 +480,7 @@ class YandexSmartCaptcha(WithKey):
     type_names: ClassVar[names.Names] = names.YANDEX_SMART_CAPTCHA
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Tencent(OnPage[TencentSolution]):
     """Tencent Captcha. Gives a `TencentSolution`.
 
