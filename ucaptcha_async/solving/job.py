@@ -494,9 +494,10 @@ class Job(Generic[S]):
     def _due(self, clock: PollClock) -> float:
         """When the next poll is due; one comes just before the deadline, if the next would come after it."""
         deadline = self.limit.deadline
-        due = clock.next_poll if clock.next_poll < deadline else max(clock.earliest, deadline - LAST_CHANCE)
-        together = self.session.together(due)
-        return together if together < deadline else due
+        if clock.next_poll >= deadline:
+            last = max(clock.earliest, deadline - LAST_CHANCE)
+            return last if last < deadline else clock.next_poll
+        return clock.next_poll
 
     async def _until_brought_forward(self, clock: PollClock) -> None:
         """Wait for the next poll, or for a callback or a good answer to somebody else that brings it forward."""

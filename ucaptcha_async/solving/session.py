@@ -55,12 +55,6 @@ LAST_WRITE = 10.0
 SUBMITS_AHEAD = 64
 """Submits that are made before they may depart: enough to open connections side by side."""
 
-CROWD = 100
-"""Solves that wait, from which on polls that are due at nearly the same time leave together."""
-
-MOMENT = 1 / 500
-"""How far a poll may be put off for that, as a share of the interval: 10 ms of 5 s."""
-
 REMEMBERED_TASKS = 10_000
 """Tasks that are remembered, so that each is counted once, and its secrets are known to who names its id alone."""
 
@@ -266,16 +260,6 @@ class Session:
     def distrusted(self) -> None:
         """The service sent bytes that nobody asked for."""
         self.emit(ConnectionsDistrusted)
-
-    def together(self, due: float) -> float:
-        """When a poll leaves that is due at some time: in a crowd a moment later, together with others.
-
-        A turn of the event loop for each poll costs more than the request.
-        """
-        if self.tally.waiting < CROWD:
-            return due
-        moment = MOMENT * self.polling.interval
-        return math.ceil(due / moment) * moment
 
     # --- tasks that more than one call is about -----------------------------------------------------------------------
 

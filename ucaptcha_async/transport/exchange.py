@@ -162,7 +162,7 @@ class Exchange:
         return redact(text, {spelling for secret in self.secrets for spelling in spellings(secret)})
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True)
 class Reply:
     """An answer, not yet understood.
 
