@@ -16,27 +16,27 @@ from ucaptcha_async.transport.senders import TransportName
 
 TEARDOWN = """
 import asyncio
-from ucaptcha_async.pacing.event_loop import uninterrupted
+from ucaptcha_async.pacing.event_loop import current
 
 def grace():
     return 5.0
 
 async def main():
     # The caller begins in the last turn of the loop: the call's task exists then, and does not begin.
-    return asyncio.ensure_future(uninterrupted(asyncio.sleep(3600), grace))
+    return asyncio.ensure_future(current().uninterrupted(asyncio.sleep(3600), grace))
 
 assert asyncio.run(main()).cancelled()
 """
 
 OTHERS = """
 import asyncio, sys
-from ucaptcha_async.pacing.event_loop import uninterrupted
+from ucaptcha_async.pacing.event_loop import current
 
 def grace():
     return 5.0
 
 async def main(turns):
-    caller = asyncio.ensure_future(uninterrupted(asyncio.sleep(3600), grace))
+    caller = asyncio.ensure_future(current().uninterrupted(asyncio.sleep(3600), grace))
     for _ in range(turns):
         await asyncio.sleep(0)
     (call,) = asyncio.all_tasks() - {caller, asyncio.current_task()}
@@ -50,7 +50,7 @@ assert asyncio.run(main(int(sys.argv[1])))
 
 INTERRUPTED = """
 import asyncio, sys
-from ucaptcha_async.pacing.event_loop import uninterrupted
+from ucaptcha_async.pacing.event_loop import current
 
 def grace():
     return 5.0
@@ -60,7 +60,7 @@ async def call():
     raise KeyboardInterrupt
 
 async def main():
-    caller = asyncio.ensure_future(uninterrupted(call(), grace))
+    caller = asyncio.ensure_future(current().uninterrupted(call(), grace))
     await asyncio.sleep(0.05)
     caller.cancel()
     await asyncio.sleep(1)

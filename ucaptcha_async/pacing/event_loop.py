@@ -12,8 +12,9 @@ import contextvars
 import functools
 import math
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import anyio
 import attrs
@@ -21,8 +22,6 @@ import attrs
 from ucaptcha_async.errors import ClientStateError
 
 from .time_limit import AsyncioTimeLimit, TimeLimit, TrioTimeLimit, Watch
-
-T = TypeVar("T")
 
 
 class Signal(Protocol):
@@ -84,6 +83,45 @@ class EventLoop:
     runs_here: Callable[[], bool] = attrs.field(repr=False)
     is_trio: bool
 
+    async def uninterrupted(self, work: Coroutine[Any, Any, None], patience: Callable[[], float] | None = None) -> None:
+        """Await something in a task of its own, so that it goes on when the caller is cancelled, which is raised then.
+
+        A shield alone does not do it: it does not learn of a cancellation from outside, and asyncio's own
+        `Task.cancel()` reaches through it.
+
+        Args:
+            work: What is awaited.
+            patience: Called when the caller is cancelled: for how many seconds the work may still go on. Default: for
+                as long as it takes.
+        """
+        done, ends = signal(), list[BaseException]()
+
+        def ended(_: Running, error: BaseException | None) -> None:
+            if error is not None:
+                ends.append(error)
+            done.set()
+
+        running = self.spawner(ended)(work)
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            until = math.inf if patience is None else self.time() + patience()
+            with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                await wait_through(done, until)
+            if not done.is_set():
+                running.cancel()
+                with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                    await wait_through(done)
+            raise
+        finally:
+            error = ends.pop() if ends else None
+            del running
+        if error is not None:
+            try:
+                raise raised(error)
+            finally:
+                del error  # the frame must not keep its own exception alive
+
     def may_still_run(self) -> bool:
         """Whether somebody else could be running in it, so that state must not move to another loop."""
         if self.is_trio:
@@ -144,7 +182,9 @@ def current() -> EventLoop:
     limit = functools.partial(AsyncioTimeLimit, Watch(loop, context))
     spawner = functools.partial(_asyncio_spawner, loop, context)
     sleep = functools.partial(_sleep_in_asyncio, loop, context)
-    return EventLoop(loop, loop.time, sleep, limit, spawner, loop.call_soon_threadsafe, runs_in_asyncio, False)
+    # Asked several times for each request: not by way of the loop, where that would do nothing else.
+    clock = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
+    return EventLoop(loop, clock, sleep, limit, spawner, loop.call_soon_threadsafe, runs_in_asyncio, False)
 
 
 def signal() -> Signal:
@@ -178,52 +218,6 @@ async def wait_through(waited: Signal, deadline: float = math.inf) -> None:
             raise cancelled
         finally:
             del cancelled  # the frame must not keep its own exception alive
-
-
-async def uninterrupted(work: Coroutine[Any, Any, T], patience: Callable[[], float] | None = None) -> T:
-    """Await something in a task of its own, so that it goes on although the caller is cancelled, which is raised then.
-
-    A shield alone does not do it: it does not learn of a cancellation from outside, and asyncio's own `Task.cancel()`
-    reaches through it.
-
-    Args:
-        work: What is awaited.
-        patience: Called when the caller is cancelled: for how many seconds the work may still go on. Default: for as
-            long as it takes.
-    """
-    done, ends = signal(), list[BaseException]()
-    found: list[T] = []
-
-    async def run() -> None:
-        found.append(await work)
-
-    def ended(_: Running, error: BaseException | None) -> None:
-        work.close()  # one that never began would complain
-        if error is not None:
-            ends.append(error)
-        done.set()
-
-    running = current().spawner(ended)(run())
-    try:
-        await done.wait()
-    except anyio.get_cancelled_exc_class():
-        until = math.inf if patience is None else anyio.current_time() + patience()
-        with contextlib.suppress(anyio.get_cancelled_exc_class()):
-            await wait_through(done, until)
-        if not done.is_set():
-            running.cancel()
-            with contextlib.suppress(anyio.get_cancelled_exc_class()):
-                await wait_through(done)
-        raise
-    finally:
-        error = ends.pop() if ends else None
-        del running
-    if error is not None:
-        try:
-            raise raised(error)
-        finally:
-            del error  # the frame must not keep its own exception alive
-    return found[0]
 
 
 class _AsyncioSignal:

@@ -17,7 +17,7 @@ import attrs
 
 from ucaptcha_async.checks import Seconds, seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError, UCaptchaError
-from ucaptcha_async.pacing.event_loop import uninterrupted
+from ucaptcha_async.pacing.event_loop import current
 
 from .scripts import Stamp, new_token
 
@@ -139,7 +139,8 @@ class Link:
         """
         try:
             # A lost answer is a second visit, and a connection that is cancelled half made is lost to coredis' pool.
-            reply = await uninterrupted(self._run(script, keys, arguments))
+            replies: list[Any] = []
+            await current().uninterrupted(self._run(script, keys, arguments, replies))
         except (RedisError, TimeoutError, OSError) as error:
             if self.owned and isinstance(error, TimeoutError):
                 self.client.connection_pool.disconnect()  # it may be a line that nobody answers any more
@@ -147,11 +148,13 @@ class Link:
             self._failed(problem)
             raise problem from error
         self._answered()
-        return reply
+        return replies.pop()
 
-    async def _run(self, script: Any, keys: list[str], arguments: Sequence[str | int | float]) -> Any:
+    async def _run(
+        self, script: Any, keys: list[str], arguments: Sequence[str | int | float], replies: list[Any]
+    ) -> None:
         with anyio.fail_after(3 * self.timeout):
-            return await script(keys=keys, args=arguments)
+            replies.append(await script(keys=keys, args=arguments))
 
     def tell(self, make: type[RedisEvent], **details: Any) -> None:
         """Tell the hook."""

@@ -15,7 +15,6 @@ from ucaptcha_async.errors import (
     UnsolvableError,
 )
 from ucaptcha_async.events import Retried, Throttled
-from ucaptcha_async.pacing.event_loop import uninterrupted
 from ucaptcha_async.results import Status
 from ucaptcha_async.secrecy import SecretMapping
 from ucaptcha_async.tasks.names import Name
@@ -125,7 +124,8 @@ async def _answer(job: Submission, search: Search) -> Answer:
         exchange = session.api.create_task(*job.wire(search.name))
         exchange.on_departure = session.submitting.release
         job.exchange, job.fate = exchange, None
-        await uninterrupted(_answered(job, exchange), functools.partial(_patience, exchange, session.cancel_grace))
+        patience = functools.partial(_patience, exchange, session.cancel_grace)
+        await session.loop.uninterrupted(_answered(job, exchange), patience)
     finally:
         if exchange is None:
             session.submitting.release()

@@ -91,7 +91,7 @@ ABOUT_A_TASK = ("/createTask", "/getTaskResult")
 """The paths whose answers decide about a paid task: JSON that is not the protocol's proves nothing there."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class Answer:
     """What the service says of a task: the answer of `createTask` and of `getTaskResult` alike.
 

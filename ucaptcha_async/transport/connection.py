@@ -21,6 +21,7 @@ LARGE = 65_536
 
 LATE = "no answer in time"
 _NO_SCOPE = contextlib.nullcontext()
+_ANY_FAULT = contextlib.suppress(OSError)
 
 
 def new_parser() -> Parser:
@@ -66,7 +67,7 @@ class Connection:
             if len(request) > LARGE:
                 return await self._ask_at_length(request)
             # A service that closed early may have answered before: what came, the reading tells.
-            with contextlib.suppress(OSError):
+            with _ANY_FAULT:
                 await self.wire.send(request)
             return await self._read()
         return LATE

@@ -106,17 +106,17 @@ class Exchange:
     in_protocol: bool = attrs.field(default=False, init=False)
 
     async def permit(self) -> None:
-        """Wait for a permit that is fresh. A stale one is given up.
+        """Wait for a permit that is fresh. A stale one is given up. `depart` comes after it, in the same turn.
 
         Raises:
             UnansweredError: If it is not to be sent any more.
         """
-        self.check()
         if self.permitted:
             if self.clock() <= self.permitted_at + PERMIT_LIFETIME:
                 return
             self.permitted = False
             self.limiter.lost()
+        self.check()
         await self.limiter.acquire()
         self.permitted, self.permitted_at = True, self.clock()
         self.check()
@@ -162,7 +162,7 @@ class Exchange:
         return redact(text, {spelling for secret in self.secrets for spelling in spellings(secret)})
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class Reply:
     """An answer, not yet understood.
 

@@ -153,15 +153,15 @@ class Pool:
         """The connection to write to, in the very moment in which the request counts as sent."""
         max_idle = SUBMIT_IDLE if exchange.submit else POLL_IDLE
         while True:
-            exchange.check()  # before a connection is opened for nothing
             connection = await self._kept(exchange, max_idle)
             if connection is not None and await self._departs(connection, exchange):
                 return connection
             if connection is not None:
                 continue
+            exchange.check()  # before it waits for a connection, and before one is opened for nothing
             await self._ahead.acquire()
             try:
-                exchange.check()  # before a connection is opened for nothing
+                exchange.check()
                 connection = await self._kept(exchange, max_idle) or await self._new()
                 if await self._departs(connection, exchange):
                     return connection
@@ -283,7 +283,8 @@ class Pool:
         # The oldest is at the left. There is no background task to close it.
         while self._idle and now - self._idle[0].used_at > POLL_IDLE:
             await self._close(self._idle.popleft())
-        await self._close_condemned()
+        if self._condemned:
+            await self._close_condemned()
 
     async def _close_condemned(self) -> None:
         while self._condemned:
