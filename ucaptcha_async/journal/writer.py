@@ -18,6 +18,7 @@ import anyio.lowlevel
 import attrs
 
 from ucaptcha_async.errors import JournalError
+from ucaptcha_async.pacing.event_loop import Signal, signal
 
 from .ledger import Abandoned, Begin, Change, Released, TakeUp
 from .records import Claim, ClaimKind, Entry
@@ -46,7 +47,7 @@ class _Write:
     done: bool = False
     """Whether the caller has its answer. A report that is kept after a failure has been answered, too."""
     answer: object = None
-    _woken: anyio.Event | None = None
+    _woken: Signal | None = None
 
     @property
     def is_claim(self) -> bool:
@@ -60,7 +61,7 @@ class _Write:
 
     async def wait(self) -> None:
         """Until it is answered, or the caller is to flush."""
-        self._woken = anyio.Event()
+        self._woken = signal()
         await self._woken.wait()
 
     def wake(self) -> None:

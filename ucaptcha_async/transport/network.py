@@ -224,14 +224,18 @@ def certificates_named() -> str | None:
 
 
 def trusted_roots() -> ssl.SSLContext:
-    """What httpx trusts, without httpx: what `SSL_CERT_FILE` or else `SSL_CERT_DIR` names, or else `certifi`."""
+    """What httpx trusts, without httpx: what `SSL_CERT_FILE` or else `SSL_CERT_DIR` names, or else `certifi`, or
+    the system.
+    """
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
         return ssl.create_default_context(cafile=file)
     if folder:
         return ssl.create_default_context(capath=folder)
-    import certifi  # httpx brings it along
-
+    try:
+        import certifi  # httpx brings it along, today
+    except ImportError:
+        return ssl.create_default_context()
     return ssl.create_default_context(cafile=certifi.where())
 
 
