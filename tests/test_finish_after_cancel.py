@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tests.helpers import KEY, V2, opened
 from ucaptcha_async import AsyncClient, ClientStateError, Polling, Proxy, RecaptchaV2, SubmitUncertainError
+from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.testing import Json, LocalService, running_service
 from ucaptcha_async.transport.senders import TransportName
 
@@ -92,6 +94,39 @@ def test_a_call_that_others_cancel_is_cancelled(turns: str) -> None:
 def test_an_interrupt_of_the_call_is_not_lost() -> None:
     """Ctrl-C while the answer is read for a caller who was cancelled ends the program all the same."""
     assert 7 == run(INTERRUPTED)[0]
+
+
+async def test_work_is_not_interrupted_and_the_cancellation_comes_after_it() -> None:
+    done: list[str] = []
+
+    async def work() -> None:
+        await anyio.sleep(0.1)
+        done.append("work")
+
+    with anyio.move_on_after(0.02) as scope:
+        await current().uninterrupted(work())
+    assert scope.cancelled_caught
+    assert done == ["work"]
+
+
+def test_asyncios_own_cancellation_does_not_interrupt_it_either() -> None:
+    """Not even when it comes twice, as when a program ends while a time-out has just struck."""
+    done: list[str] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.1)
+        done.append("work")
+
+    async def main() -> bool:
+        caller = asyncio.ensure_future(current().uninterrupted(work()))
+        for _ in range(2):
+            await asyncio.sleep(0.02)
+            caller.cancel()
+        await asyncio.wait([caller])
+        return caller.cancelled()
+
+    assert asyncio.run(main())
+    assert done == ["work"]
 
 
 @pytest.mark.parametrize("transport", ["httpx", "fast"])
