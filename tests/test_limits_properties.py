@@ -70,7 +70,7 @@ def test_any_arrivals_keep_the_limit_and_waste_nothing(
             if punctual and times:
                 must_wait = max(times[-1] + pace.interval, times[-limit] + window * 1.001 if len(times) >= limit else 0)
                 assert now <= max(arrived, must_wait) + 1e-6
-            assert pace.free(now) >= 1
+            assert pace.ready_at(now) == now
             pace.depart(now)
             times.append(now)
 

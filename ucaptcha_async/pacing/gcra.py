@@ -106,12 +106,6 @@ class Pace:
             self.departures.forget()
         return not_before(now, due)
 
-    def free(self, now: float) -> int:
-        """How many may depart at `now`, all at once; for small limits it may be fewer."""
-        if self.ready_at(now) > now:
-            return 0
-        return 1 + int((now - max(self._next, now) + self._credit) / self.interval)
-
     def depart(self, now: float) -> None:
         """Count one departure. The caller has asked `ready_at` at the same `now`."""
         if self._next < now:

@@ -28,7 +28,7 @@ from .store import Client, RedisHook, RedisStateLost, RedisStateLostError, Redis
 _ZERO = Decimal(0)
 _PLACES = Decimal("1e-12")
 _MOST = Decimal("1e12")
-_EXACT = Context(prec=60, rounding=ROUND_UP, traps=[])
+_ROUNDED_UP = Context(prec=60, rounding=ROUND_UP, traps=[])
 _POLL = 0.25
 
 AMOUNTS = """
@@ -549,7 +549,7 @@ class RedisBudget(Batching[list[str]]):
 
 def _amount(field: str, value: Money) -> Decimal:
     number = amount(field, value)
-    if not _is_sane(number) or number != number.quantize(_PLACES, context=_EXACT):
+    if not _is_sane(number) or number != number.quantize(_PLACES, context=_ROUNDED_UP):
         raise wrong(field, value, "an amount of USD below 1e12, with at most 12 decimal places", ConfigurationError)
     return number
 
@@ -560,8 +560,8 @@ def _is_sane(number: Decimal) -> bool:
 
 def _wire(number: Decimal) -> str:
     """Exactly twelve decimal places; what is smaller is rounded up."""
-    return format(number.quantize(_PLACES, context=_EXACT), "f")
+    return format(number.quantize(_PLACES, context=_ROUNDED_UP), "f")
 
 
 def _read(amount: str | bytes) -> Decimal:
-    return _EXACT.add(_EXACT.normalize(Decimal(text(amount))), 0)
+    return _ROUNDED_UP.add(_ROUNDED_UP.normalize(Decimal(text(amount))), 0)

@@ -30,7 +30,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ucaptcha_async.checks import Seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import RateLimiter
-from ucaptcha_async.pacing.gcra import HAIR, Departures, Pace, not_before
+from ucaptcha_async.pacing.gcra import Departures, Pace, not_before
 from ucaptcha_async.pacing.quota import Quota, ServerClock
 
 from .scripts import FORGETFUL, Stamp, new_token, text
@@ -184,10 +184,6 @@ class SharedPace(Pace):
         while self._turns and now > self._turns[0].until:
             self._turns.popleft()
         return not_before(now, self._turns[0].at) if self._turns else math.inf
-
-    def free(self, now: float) -> int:
-        """How many turns are due at `now`."""
-        return sum(turn.at <= now + HAIR for turn in self._turns)
 
     def depart(self, now: float) -> None:
         """Use the first turn. The caller has asked `ready_at` at the same `now`."""

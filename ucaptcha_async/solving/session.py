@@ -234,11 +234,6 @@ class Session:
             logger.warning("the service is reached again, after %.1f s", seconds)
             self.emit(ServiceReached, seconds=seconds)
 
-    @property
-    def unreachable_for(self) -> float | None:
-        """Seconds since the service could not be reached any more; `None` while it can."""
-        return None if self._unreachable_since is None else self.loop.time() - self._unreachable_since
-
     async def until_reached(self, seconds: float) -> bool:
         """Wait for a good answer to anybody in this client; whether one came in time."""
         event = self._recovered = self._recovered or anyio.Event()
