@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -274,6 +275,29 @@ async def test_errors_of_the_block_come_out_as_they_are() -> None:
                 scope.cancel()
                 raise ZeroDivisionError
         at_rest(client)
+
+
+async def test_asyncios_own_cancellation_reaches_whoever_leaves_a_block(anyio_backend_name: str) -> None:
+    """It comes only once: an error of the block's own must not stand in its place."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio has it")
+
+    async with opened(LocalService(latency=lambda endpoint: 3)) as client:
+
+        async def work() -> None:
+            while True:
+                with contextlib.suppress(ZeroDivisionError):
+                    async with client.solve_many([V2]):
+                        await asyncio.sleep(1)
+                        raise ZeroDivisionError
+
+        working = asyncio.create_task(work())
+        await asyncio.sleep(2)
+        working.cancel()
+        done, _ = await asyncio.wait([working], timeout=20)
+        at_rest(client)
+
+    assert {working} == done
 
 
 async def test_errors_of_the_input_come_after_the_outcomes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+import sniffio
+from anyio.abc import ByteStream
 
 import ucaptcha_async
 from tests.helpers import KEY, V2, at_rest
+from tests.transport_kit import request, response, server
 from ucaptcha_async import AsyncClient, Job, Polling, SubmitUncertainError
 from ucaptcha_async.testing import Drop, Error, RunningService, running_service
 from ucaptcha_async.transport import wires
@@ -87,6 +92,42 @@ async def test_cancelled_requests_leave_the_client_whole(shared: RunningService)
                 tasks.start_soon(one, index)
         at_rest(client)
         assert (await client.solve(V2, timeout=30)).token
+
+
+async def test_no_connection_is_left_by_a_client_whose_end_is_cancelled() -> None:
+    """No shield keeps out asyncio's own cancellation, and there are many connections to close."""
+    if sniffio.current_async_library() != "asyncio":
+        return
+    count, arrived, left = 20, 0, 0
+
+    async def handle(stream: ByteStream) -> None:
+        nonlocal arrived, left
+        left += 1
+        try:
+            await request(stream)
+            arrived += 1
+            while arrived < count:
+                await anyio.sleep(0.001)
+            await stream.send(response(b'{"errorId": 0, "balance": 1}'))
+            await stream.receive()
+        finally:
+            left -= 1
+
+    async with server(handle) as port:
+        client = await AsyncClient(KEY, base_url=f"http://127.0.0.1:{port}").open()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(count):
+                tasks.start_soon(client.get_balance)
+        closing = asyncio.create_task(client.aclose())
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        with anyio.move_on_after(5):
+            while left:
+                await anyio.sleep(0.01)
+        assert (count, 0) == (arrived, left)
 
 
 async def test_nothing_listens() -> None:

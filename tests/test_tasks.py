@@ -468,6 +468,37 @@ def test_subclasses_may_have_fields_of_their_own() -> None:
         assert bare.extra == {"a": 1}
 
 
+def test_a_subclass_may_have_fields_that_are_no_keywords_only() -> None:
+    """Its signature can be asked for, as `help()` does."""
+
+    @attrs.frozen(eq=False, repr=False)
+    class Titled(RecaptchaV2):
+        page_title: str = "x"
+
+    names = list(inspect.signature(Titled).parameters)
+
+    assert names[:3] == ["page_title", "website_url", "website_key"]
+    assert Titled(website_url=PAGE, website_key="k", page_title="y").to_wire()["pageTitle"] == "y"
+
+
+@pytest.mark.parametrize("cls", [*dict.fromkeys(type(task) for task, _ in FULL), Task])
+def test_a_task_that_is_known_by_its_id_is_a_value_like_any_other(cls: type[Task[Any]]) -> None:
+    """It is in outcomes and in errors: shown, compared, pickled."""
+    task = cls.known_by_id()
+
+    assert repr(task).startswith(f"{cls.__name__}(")
+    assert {task, pickle.loads(pickle.dumps(task)), task.without_password(), cls.known_by_id()} == {task}
+    assert task.kind == cls.__name__
+
+
+def test_a_task_that_is_only_half_made_can_be_shown() -> None:
+    """So a traceback with local values shows it where its image is refused."""
+    with pytest.raises(InvalidTaskError) as caught:
+        ImageToText(image=b"no image")
+
+    traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+
+
 def test_repr_shows_what_was_given() -> None:
     """A task's `repr` reads like its constructor; cookies and images are hidden, long text is counted."""
     task = RecaptchaV2(website_url=PAGE, website_key="k" * 200, cookies="a=b", lifetime=6)

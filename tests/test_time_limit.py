@@ -204,6 +204,29 @@ async def test_a_cancellation_at_the_moment_of_the_deadline(first: str) -> None:
     assert reached == "the end"
 
 
+@pytest.mark.parametrize("first", ["caller", "deadline"])
+async def test_a_cancellation_at_the_moment_of_the_deadline_in_a_bare_turn(first: str) -> None:
+    """A task that only lets others go on keeps one cancellation in mind: the scope must know it for its own."""
+    limit, scope = limit_of(math.inf), anyio.CancelScope()
+    ends = (scope.cancel, limit.end) if first == "caller" else (limit.end, scope.cancel)
+
+    def end() -> None:
+        for one in ends:
+            one()
+
+    with scope:
+        current().call_soon(end)
+        try:
+            with limit:
+                for _ in range(10):
+                    await anyio.lowlevel.checkpoint()
+        except TimeIsUp:
+            await anyio.sleep(30)
+
+    assert scope.cancelled_caught
+    await anyio.lowlevel.checkpoint()
+
+
 async def test_asyncios_own_cancellation_goes_first() -> None:
     if sniffio.current_async_library() != "asyncio":
         return

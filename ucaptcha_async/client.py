@@ -269,7 +269,8 @@ class AsyncClient:
         finally:
             with anyio.CancelScope(shield=True):
                 try:
-                    await session.api.sender.aclose()
+                    # There are many connections to wait for, and no shield keeps out asyncio's own `Task.cancel()`.
+                    await current().uninterrupted(session.api.sender.aclose())
                 finally:
                     if session.journal is not None:
                         await session.journal.aclose()

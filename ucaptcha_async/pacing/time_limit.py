@@ -118,8 +118,13 @@ class AsyncioTimeLimit:
 
     def end(self) -> None:
         """End the call."""
-        self.ended = True
-        self._cancel()
+        self.ended, task = True, self._task
+        # Not from the step's own task: it would hit what comes after the step. Nor at the side of another's: a task
+        # keeps one message for the two, and a scope of anyio must find its own.
+        if task is not None and (task is asyncio.current_task() or task.cancelling() > self._cancelling):
+            self._watch.loop.call_soon(self._cancel)
+        else:
+            self._cancel()
         self()
 
     def check(self, now: float) -> None:
@@ -171,14 +176,10 @@ class AsyncioTimeLimit:
             raise TimeIsUp
 
     def _cancel(self) -> None:
-        """Cancel the step that is under way. Not from its own task: there it would hit what comes after the step."""
-        if self._task is None or self._cancelled:
-            return
-        if asyncio.current_task() is self._task:
-            self._watch.loop.call_soon(self._cancel)
-            return
-        self._cancelled = True
-        self._task.cancel()
+        """Cancel the step that is under way."""
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
 
 
 class TrioTimeLimit:

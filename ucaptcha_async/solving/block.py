@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import anyio
-
 from ucaptcha_async.pacing.event_loop import EventLoop, Running, Stopped, raised, signal, wait_through
 
 
@@ -61,15 +59,14 @@ class BlockTasks:
     async def leave(self, error: BaseException | None) -> None:
         """Cancel the tasks, and wait for their end.
 
+        asyncio's own `Task.cancel()`, which comes only once, is raised when they have ended.
+
         Args:
             error: What the block's body raised: it goes before all that is found here.
         """
         self._cancel()
         try:
             await wait_through(self.over)
-        except anyio.get_cancelled_exc_class():
-            if error is None:
-                raise  # else the error goes first; who cancelled will do it again at the next checkpoint
         finally:
             del self._spawn  # it leads back here
         if error is None and self.broken is not None:

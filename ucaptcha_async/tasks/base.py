@@ -227,12 +227,15 @@ def sent(name: str | None, write: Callable[[Any], JSON] | None = None) -> dict[s
 
 
 class _Signature:
-    """A class is called as its `__init__` says, though its `__new__` takes any fields: the required ones first."""
+    """A class is called as its `__init__` says, though its `__new__` takes any fields: the required ones first.
+
+    A subclass may make fields of its own that are no keywords only: those stay in front.
+    """
 
     def __get__(self, instance: object, cls: type[object]) -> inspect.Signature:
         init = inspect.signature(cls.__init__)
         _, *fields = init.parameters.values()
-        return init.replace(parameters=sorted(fields, key=lambda field: field.default is not field.empty))
+        return init.replace(parameters=sorted(fields, key=lambda field: (field.kind, field.default is not field.empty)))
 
 
 class _Layout(NamedTuple):
@@ -297,6 +300,11 @@ class Widget(Task[S_co]):
         return super().__new__(cls)
 
     @classmethod
+    def known_by_id(cls) -> Self:
+        """A task of this class of which nothing but its id is known; it can be waited for, and not be sent."""
+        return _restored(cls, {field.name: None for field in cls._layout().every} | {"_type": cls.__name__})
+
+    @classmethod
     def _check_together(cls, given: Mapping[str, Any]) -> None:
         """Check the fields that depend on each other."""
 
@@ -359,7 +367,7 @@ class Widget(Task[S_co]):
 
     def _shown(self) -> Iterator[str]:
         for field in self._layout().every:
-            value = getattr(self, field.name)
+            value = getattr(self, field.name, None)  # a traceback may show a task that is being made
             if field.init and value is not None and value != {}:
                 yield f"{field.alias}={shown(value) if field.repr else '<hidden>'}"
 
