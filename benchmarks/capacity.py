@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
-from ucaptcha_async.pacing.gcra import Pace
+from ucaptcha_async.pacing.gcra import GCRA
 
 LIMIT, WINDOW = 10_000, 10.0
 """Requests per window and address, as the service documents them."""
@@ -114,7 +114,7 @@ def rate(*, shared: bool, limit: int = LIMIT, window: float = WINDOW) -> float:
     """Requests per second that one address carries, alone or with the limiter shared in Redis."""
     if shared:
         return (limit - limit // 100 + 1) / (window * (1 + LATE))
-    return 1 / Pace(limit, window).interval
+    return 1 / GCRA(limit, window).interval
 
 
 def visits(orders: float, linger: float = LINGER) -> float:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ucaptcha_async.pacing import InFlight, RateLimiter
-from ucaptcha_async.pacing.gcra import Pace
+from ucaptcha_async.pacing.gcra import GCRA
 from ucaptcha_async.pacing.quota import Quota, Reading
 
 from .test_limits import UNIX, most_in_a_window, stall
@@ -39,7 +39,7 @@ gaps = st.one_of(
 )
 
 
-def length(gap: float | tuple[str, float, float], pace: Pace) -> float:
+def length(gap: float | tuple[str, float, float], pace: GCRA) -> float:
     """A drawn gap in seconds."""
     if isinstance(gap, float):
         return gap
@@ -59,7 +59,7 @@ def test_any_arrivals_keep_the_limit_and_waste_nothing(
     limit: int, window: float, start: float, crowds: list[tuple[float, int, bool]], lateness: list[float]
 ) -> None:
     """Crowds at the worst moments, an event loop that wakes early or late: the limit holds, and nothing is wasted."""
-    pace = Pace(limit, window)
+    pace = GCRA(limit, window)
     now, times, late = start, [], itertools.cycle(lateness)
     for gap, crowd, punctual in crowds:
         now += length(gap, pace)
@@ -82,7 +82,7 @@ def test_any_arrivals_keep_the_limit_and_waste_nothing(
 @thorough
 def test_pauses_hold_and_release(limit: int, window: float, start: float, pauses: list[float]) -> None:
     """Nothing leaves in a pause, one leaves at its end, and the rest follow without a burst."""
-    pace = Pace(limit, window)
+    pace = GCRA(limit, window)
     now = start
     for pause in pauses:
         pace.pause(until := now + pause * window)
@@ -170,7 +170,7 @@ async def test_any_visitors_are_served_in_order(
 async def test_no_time_is_lost_by_those_who_give_up(limit: int, visits: list[Visitor]) -> None:
     """While somebody waits, no departure comes later than the pace demands, however many have given up before."""
     limiter = RateLimiter(limit, window=1)
-    pace = Pace(limit, 1.0)
+    pace = GCRA(limit, 1.0)
     went: list[tuple[float, float]] = []
 
     async def visit(patience: float) -> None:
@@ -238,7 +238,7 @@ def test_the_services_clock_is_never_thought_ahead(
     delays: list[tuple[float, float]], offset: float, cached: float
 ) -> None:
     """What the service dates is never expected earlier than it comes, and after some answers not much later."""
-    quota = Quota(Pace(100, 10.0))
+    quota = Quota(GCRA(100, 10.0))
     now = 0.0
     for there, back in delays:
         sent_at, now = now, now + there + back

@@ -15,7 +15,7 @@ from ucaptcha_async.polling import PollClock, Polling, SolveTimes
 from ucaptcha_async.polling.plans import Plan, Sample, cheapest, estimate, groups, make_plan, placed
 
 KIND = "any"
-HAIR = 1e-6  # s, for sums of floats
+CLOCK_EPSILON = 1e-6  # s, for sums of floats
 
 latencies = st.floats(0, 100)
 events = st.one_of(
@@ -75,7 +75,7 @@ class TestClock:
         """Two polls never start closer than the interval, and time never runs back, whatever happens between them."""
         clock = PollClock(polling, taught(known), KIND, start, Random(seed), net=net, resumed=resumed)
         begun = []
-        assert clock.next_poll >= start - HAIR
+        assert clock.next_poll >= start - CLOCK_EPSILON
         for (event, latency, *rest), lateness in happens:
             now = clock.next_poll + lateness
             clock.polled(now)
@@ -90,7 +90,7 @@ class TestClock:
             assert math.isfinite(clock.next_poll)
 
         begun.append(clock.next_poll)
-        assert all(late - early >= polling.interval - HAIR for early, late in pairwise(begun))
+        assert all(late - early >= polling.interval - CLOCK_EPSILON for early, late in pairwise(begun))
         assert len(happens) == clock.polls
 
     @given(faults=st.integers(1, 100), polling=plain, seed=st.integers(0, 1000))
@@ -108,9 +108,12 @@ class TestClock:
         clock.polled(now)
         clock.pending(now)
 
-        assert all(polling.interval - HAIR <= spacing <= bound * (1 + polling.jitter) + HAIR for spacing in spacings)
-        assert all(late >= early / (1 + polling.jitter) - HAIR for early, late in pairwise(spacings))
-        assert abs(clock.next_poll - now - polling.interval) <= HAIR
+        assert all(
+            polling.interval - CLOCK_EPSILON <= spacing <= bound * (1 + polling.jitter) + CLOCK_EPSILON
+            for spacing in spacings
+        )
+        assert all(late >= early / (1 + polling.jitter) - CLOCK_EPSILON for early, late in pairwise(spacings))
+        assert abs(clock.next_poll - now - polling.interval) <= CLOCK_EPSILON
 
     @given(polling=plain, known=solve_times, seed=st.integers(0, 1000))
     def test_jitter(self, polling: Polling, known: list[float], seed: int) -> None:
@@ -120,8 +123,8 @@ class TestClock:
         first = PollClock(polling, times, KIND, 50.0, Random(seed)).next_poll
         planned = PollClock(still, times, KIND, 50.0, Random(seed)).next_poll
 
-        assert abs(first - planned) <= polling.jitter * polling.interval + HAIR
-        assert first >= 50.0 - HAIR
+        assert abs(first - planned) <= polling.jitter * polling.interval + CLOCK_EPSILON
+        assert first >= 50.0 - CLOCK_EPSILON
 
     @given(
         solves=st.lists(st.tuples(st.floats(0, 300), st.one_of(st.none(), st.floats())), max_size=30),
@@ -214,7 +217,7 @@ class TestPlans:
         assert all(share >= 0 for share in density)
         assert abs(sum(density) - 1) < 1e-9
         for (low, high, _), (log, _) in zip(samples, points, strict=True):
-            assert low - HAIR <= math.exp(log) <= max(high, 1e-3) + HAIR
+            assert low - CLOCK_EPSILON <= math.exp(log) <= max(high, 1e-3) + CLOCK_EPSILON
 
     @given(known=st.lists(st.floats(-5, 8), min_size=1, max_size=60))
     def test_groups(self, known: list[float]) -> None:

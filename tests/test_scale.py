@@ -26,7 +26,7 @@ from benchmarks.capacity import (
     visits,
 )
 from benchmarks.virtual_fleet import Batches, Found, Scenario, simulate
-from ucaptcha_async.pacing.gcra import Pace
+from ucaptcha_async.pacing.gcra import GCRA
 
 WORK = Work(solve_time=12.0, delay=2.9, polls=2.0, latency=0.1, price=0.001)
 COSTS = Costs(
@@ -52,7 +52,7 @@ def test_rates_are_those_of_the_limiters() -> None:
     """What an address carries is what the limiters' own arithmetic allows."""
     limiter = pytest.importorskip("ucaptcha_async.redis.limiter")
 
-    assert rate(shared=False) == pytest.approx(1 / Pace(LIMIT, WINDOW).interval)
+    assert rate(shared=False) == pytest.approx(1 / GCRA(LIMIT, WINDOW).interval)
     assert rate(shared=True) == pytest.approx(1 / limiter.SharedPace(LIMIT, WINDOW).interval)
     assert 0.98 * LIMIT / WINDOW < rate(shared=True) < rate(shared=False) < LIMIT / WINDOW
 

@@ -254,7 +254,7 @@ def asks_for_a_permit_too_early(patch: Patch) -> None:
 @caught_by("pauses_hold")
 def ignores_pauses(patch: Patch) -> None:
     """A 429 slows nobody down."""
-    patch.setattr(gcra.Pace, "pause", lambda self, until: None)
+    patch.setattr(gcra.GCRA, "pause", lambda self, until: None)
 
 
 @caught_by("solved_is_solved", worlds=like(library="fast", rates={"extra_later": 0.2, "extra_idle": 0.2}))

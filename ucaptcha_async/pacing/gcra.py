@@ -14,13 +14,13 @@ import attrs
 SERVICE_WINDOW = 10.0
 """The length of the service's own windows as it documents them, in seconds. Source: docs/api/overview."""
 
-HAIR = 1e-7
+CLOCK_EPSILON = 1e-7
 """Seconds by which event loops may wake early and sums be rounded. Waiting for so little might spin for ever."""
 
 
 def not_before(now: float, due: float) -> float:
     """`due`, or `now` if that is later, or so little earlier that it makes no difference."""
-    return due if due > now + HAIR else now
+    return due if due > now + CLOCK_EPSILON else now
 
 
 @attrs.define(eq=False)
@@ -57,7 +57,7 @@ class Departures:
 
 
 @attrs.define(eq=False)
-class Pace:
+class GCRA:
     """At most `limit` departures in every half-open window of `window` seconds, wherever it starts, and those spread.
 
     The promise is kept by the log: a departure waits until the `limit`-th before it is a window ago. Alone that would

@@ -13,7 +13,7 @@ from ucaptcha_async.checks import Seconds, seconds, whole, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
 from .event_loop import current
-from .gcra import HAIR, Pace
+from .gcra import CLOCK_EPSILON, GCRA
 from .lasting_clock import LastingClock
 from .quota import Quota, Reading
 from .wait_queue import WaitQueue
@@ -109,7 +109,7 @@ class RateLimiter:
 
     _limit: int = attrs.field(default=10_000, converter=_limit, alias="limit")
     _window: float = attrs.field(default=10.0, converter=_window, alias="window")
-    _pace: Pace = attrs.field(init=False, repr=False)
+    _pace: GCRA = attrs.field(init=False, repr=False)
     _quota: Quota = attrs.field(init=False, repr=False)
     _line: WaitQueue[_Turn] = attrs.field(init=False, repr=False)
     _has_head: bool = attrs.field(default=False, init=False, repr=False)
@@ -122,7 +122,7 @@ class RateLimiter:
     _refusals: int = attrs.field(default=0, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self._pace = Pace(self.limit, self.window)
+        self._pace = GCRA(self.limit, self.window)
         self._line = WaitQueue(self._returned)
         self._quota = Quota(self._pace)
 
@@ -193,7 +193,7 @@ class RateLimiter:
     def _is_outdated(self, sent_at: float, received_at: float) -> bool:
         """Whether the request was sent before the end of a pause: the answer says nothing about the time after it."""
         # No pause ends beyond the horizon, unless its clock was another event loop's.
-        return sent_at + 2 * HAIR < self._paused_until <= received_at + self._pace.horizon
+        return sent_at + 2 * CLOCK_EPSILON < self._paused_until <= received_at + self._pace.horizon
 
     def _pause(self, until: float | None, now: float) -> None:
         if until is None:

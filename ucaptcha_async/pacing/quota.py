@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 import attrs
 
-from .gcra import Pace, not_before
+from .gcra import GCRA, not_before
 
 _LIMITS = frozenset({"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"})
 
@@ -201,7 +201,7 @@ class Quota:
         pace: Our own pace, which says how fast we would go, and when our requests left.
     """
 
-    pace: Pace
+    pace: GCRA
     _clock: ServerClock = attrs.field(factory=ServerClock, init=False)
     # What was left, plus our departures until then: the same all through a window while we are alone.
     _ours: Trend = attrs.field(init=False)

@@ -15,7 +15,7 @@ from ucaptcha_async.errors import ConfigurationError
 from .history import History, SolveTimes
 from .plans import ENOUGH, Plan
 
-DEAREST = 3600.0  # s; the price of a poll must stay within the reach of sums
+MAX_POLL_PRICE = 3600.0  # s; the price of a poll must stay within the reach of sums
 
 
 def _positive(name: str, value: Seconds) -> float:
@@ -85,8 +85,8 @@ class Polling:
         )
         if not is_number(jitter) or not 0 <= jitter <= 1:
             raise wrong("jitter", jitter, "a number from 0 to 1", ConfigurationError)
-        if self.poll_price > DEAREST:
-            allowed = f"a number of seconds of at most {DEAREST:g}"
+        if self.poll_price > MAX_POLL_PRICE:
+            allowed = f"a number of seconds of at most {MAX_POLL_PRICE:g}"
             raise wrong("poll_price", poll_price, allowed, ConfigurationError)
         if self.schedule is None:
             return

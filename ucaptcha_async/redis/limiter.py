@@ -30,7 +30,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ucaptcha_async.checks import Seconds, wrong
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 from ucaptcha_async.pacing import RateLimiter
-from ucaptcha_async.pacing.gcra import Departures, Pace, not_before
+from ucaptcha_async.pacing.gcra import GCRA, Departures, not_before
 from ucaptcha_async.pacing.quota import Quota, ServerClock
 
 from .scripts import FORGETFUL, Stamp, new_token, text
@@ -146,7 +146,7 @@ class _Numbered(Departures):
 
 
 @attrs.define(eq=False)
-class SharedPace(Pace):
+class SharedPace(GCRA):
     """Turns that were taken from the common schedule, and what the next visit to Redis has to tell. Pure state."""
 
     #: A turn may be used this much after its time, in seconds.
