@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import signal
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 
 from ucaptcha_async.errors import ClientStateError, ConfigurationError
 
@@ -45,10 +47,14 @@ def bound(server: Server, name: str, **options: Any) -> RedisInFlight:
     return RedisInFlight(server.url, **{"name": name, "limit": 3, "lease": 2.0, **options})
 
 
-async def held_in_redis(server: Server, name: str) -> int:
+async def processes_in_redis(server: Server, name: str) -> list[str]:
     async with coredis.Redis.from_url(server.url, decode_responses=True) as client:
         state = await client.hgetall(f"ucaptcha:{{in-flight:{name}}}")
-    return sum(int(value.split()[0]) for key, value in state.items() if key.startswith("p:"))
+    return [value for key, value in state.items() if key.startswith("p:")]
+
+
+async def held_in_redis(server: Server, name: str) -> int:
+    return sum(int(value.split()[0]) for value in await processes_in_redis(server, name))
 
 
 async def blocked(places: RedisInFlight, seconds: float = 0.4) -> bool:
@@ -57,6 +63,31 @@ async def blocked(places: RedisInFlight, seconds: float = 0.4) -> bool:
         await places.acquire()
         places.release()
     return scope.cancelled_caught
+
+
+async def test_whoever_leaves_during_a_visit_is_forgotten(server: Server, name: str) -> None:
+    """A visit that reaches Redis after the farewell would be a new life, that waits until its lease ends."""
+    if sniffio.current_async_library() != "asyncio":
+        return
+    places = bound(server, name, lease=60)
+    script = places._script
+
+    async def late(*, keys: list[str], args: list[Any]) -> Any:
+        if not args[-1]:  # no farewell
+            await anyio.sleep(0.2)
+        return await script(keys=keys, args=args)
+
+    async def live() -> None:
+        async with places:
+            await places.acquire()
+
+    places._script = late
+    life = asyncio.create_task(live())
+    await asyncio.sleep(0.1)
+    life.cancel()
+    await asyncio.wait([life])
+
+    assert await processes_in_redis(server, name) == []
 
 
 async def test_processes_share_the_places(server: Server, name: str) -> None:

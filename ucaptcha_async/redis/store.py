@@ -206,6 +206,7 @@ class Shared(ABC):
         self._token = ""
         self._changed: anyio.Event | None = None
         self._stack: AsyncExitStack | None = None
+        self._served: anyio.Event
         self._tasks: anyio.abc.TaskGroup
 
     def __repr__(self) -> str:
@@ -222,7 +223,7 @@ class Shared(ABC):
             if self._link.owned:
                 await stack.enter_async_context(self._link.client)
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            self._changed = anyio.Event()
+            self._changed, self._served = anyio.Event(), anyio.Event()
             self._token = new_token()
             self._begin()
             tasks.start_soon(self._serve)
@@ -238,8 +239,8 @@ class Shared(ABC):
             return
         self._tasks.cancel_scope.cancel()
         try:
-            with anyio.move_on_after(self._farewell(), shield=True):
-                await self._leave()
+            with anyio.CancelScope(shield=True):
+                await current().uninterrupted(self._say_farewell())
         finally:
             # Without the error, which the task group would wrap.
             await stack.__aexit__(None, None, None)
@@ -259,12 +260,21 @@ class Shared(ABC):
             self._changed.set()
 
     async def _serve(self) -> None:
-        while True:
-            while (due := self._due()) > (now := anyio.current_time()):
-                self._changed = anyio.Event()
-                with anyio.move_on_after(due - now if due < math.inf else None):
-                    await self._changed.wait()
-            await self._visit()
+        try:
+            while True:
+                while (due := self._due()) > (now := anyio.current_time()):
+                    self._changed = anyio.Event()
+                    with anyio.move_on_after(due - now if due < math.inf else None):
+                        await self._changed.wait()
+                await self._visit()
+        finally:
+            self._served.set()
+
+    async def _say_farewell(self) -> None:
+        """After a visit that is under way: Redis would take one that comes later for a new life."""
+        with anyio.move_on_after(self._farewell()):
+            await self._served.wait()
+            await self._leave()
 
     @abstractmethod
     def _begin(self) -> None:
