@@ -21,7 +21,7 @@ import attrs
 
 from ucaptcha_async.errors import ClientStateError
 
-from .time_limit import AsyncioTimeLimit, TimeLimit, TrioTimeLimit, Watch
+from .time_limit import AsyncioTimeLimit, TimeLimit, TrioTimeLimit, Watch, wake
 
 
 class Signal(Protocol):
@@ -250,12 +250,6 @@ async def _sleep_in_asyncio(loop: asyncio.AbstractEventLoop, context: contextvar
         await waiter
     finally:
         timer.cancel()
-
-
-def wake(waiter: asyncio.Future[None] | None) -> None:
-    """Let whoever awaits a future of asyncio go on, if there is one, and it does not already."""
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
 
 
 def _asyncio_spawner(loop: asyncio.AbstractEventLoop, context: contextvars.Context, ended: Ended) -> Spawn:

@@ -24,6 +24,12 @@ class TimeIsUp(Exception):  # noqa: N818 - callers see what it stands for
     """The deadline is over, or the call was ended. Never shown to callers."""
 
 
+def wake(waiter: asyncio.Future[None] | None) -> None:
+    """Let whoever awaits a future of asyncio go on, if there is one, and it does not already."""
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
 class TimeLimit(Protocol):
     """Ends a call at its deadline, or when somebody says so: `TimeIsUp` is raised in it.
 
@@ -150,8 +156,7 @@ class AsyncioTimeLimit:
 
     def __call__(self) -> None:
         """The alarm rings. A method of another name would be one more object for each call that waits."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        wake(self._waiter)
 
     def __enter__(self) -> None:
         if self.ended:

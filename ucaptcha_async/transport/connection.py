@@ -24,15 +24,15 @@ _NO_SCOPE = contextlib.nullcontext()
 _ANY_FAULT = contextlib.suppress(OSError)
 
 
-def new_parser() -> Parser:
-    """The best parser that is installed."""
+def best_parser() -> type[Parser]:
+    """The best parser that is installed. Asked once for all connections: to look for what is not there takes long."""
     try:
         from .with_httptools import HttptoolsParser
     except ImportError:
         from .with_h11 import H11Parser
 
-        return H11Parser()
-    return HttptoolsParser()
+        return H11Parser
+    return HttptoolsParser
 
 
 class Connection:
@@ -49,7 +49,7 @@ class Connection:
 
     __slots__ = ("_answers", "_expire_at", "answer", "doomed", "repeated", "requests", "used_at", "wire")
 
-    def __init__(self, wire: Wire, now: float, parser: Callable[[], Parser] = new_parser) -> None:
+    def __init__(self, wire: Wire, now: float, parser: Callable[[], Parser]) -> None:
         self.wire = wire
         self.answer = parser()
         self.requests = 0

@@ -15,7 +15,7 @@ from ucaptcha_async.errors import ClientStateError
 from ucaptcha_async.pacing import InFlight
 from ucaptcha_async.secrecy import SecretBytes
 
-from .connection import LATE, Connection, new_parser
+from .connection import LATE, Connection, best_parser
 from .exchange import Clock, ConnectionStatistics, Exchange, Reply, UnansweredError
 from .network import Connect, Origin, connect_failure
 from .parser import Parser
@@ -80,7 +80,7 @@ class Pool:
         clock: The event loop's clock.
         connect_timeout: Seconds that opening a connection may take.
         on_extra_bytes: Called when the service is found to send bytes that nobody asked for.
-        parser: Makes what reads the answers.
+        parser: Makes what reads the answers. Default: the best that is installed.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Pool:
         clock: Clock,
         connect_timeout: float = 30.0,
         on_extra_bytes: Callable[[], None] | None = None,
-        parser: Callable[[], Parser] = new_parser,
+        parser: Callable[[], Parser] | None = None,
     ) -> None:
         self.connect = connect
         self._heads = heads
@@ -100,7 +100,7 @@ class Pool:
         self._clock = clock
         self._connect_timeout = connect_timeout
         self._on_extra_bytes = on_extra_bytes
-        self._parser = parser
+        self._parser = parser or best_parser()
         self._gate = InFlight(max_connections)
         self._ahead = InFlight(AHEAD)
         self._open: set[Connection] = set()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
-from ucaptcha_async.pacing.event_loop import wake
+from ucaptcha_async.pacing.time_limit import wake
 
 CHUNK = 65_536
 """Bytes of one read."""
