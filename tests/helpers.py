@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ucaptcha_async import AsyncClient, RecaptchaV2, Turnstile
+import pytest
+
+from ucaptcha_async import AsyncClient, RateLimiter, RecaptchaV2, Turnstile
 from ucaptcha_async.polling import SolveTimes
 from ucaptcha_async.testing import LocalService
 
@@ -37,6 +39,19 @@ def at_rest(client: AsyncClient) -> None:
     assert (now.rate_limit.waiting, now.rate_limit.in_transit) == (0, 0)
     if now.connections is not None:
         assert (now.connections.busy, now.connections.waiting) == (0, 0)
+
+
+def count_looks(limiter: RateLimiter, patch: pytest.MonkeyPatch) -> list[float]:
+    """The times at which a limiter looks whether a request may depart: it grows."""
+    looks: list[float] = []
+    depart = limiter._depart
+
+    def counted(self: RateLimiter, now: float) -> float:
+        looks.append(now)
+        return depart(now)
+
+    patch.setattr(type(limiter), "_depart", counted)
+    return looks
 
 
 class _Solve:
