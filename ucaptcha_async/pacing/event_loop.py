@@ -21,7 +21,8 @@ import attrs
 
 from ucaptcha_async.errors import ClientStateError
 
-from .time_limit import AsyncioTimeLimit, TimeLimit, TrioTimeLimit, Watch, wake
+from .time_limit import AsyncioTimeLimit, TimeLimit, TrioTimeLimit, Watch
+from .waiter import Waiter
 
 
 class Signal(Protocol):
@@ -229,7 +230,8 @@ class _AsyncioSignal:
 
     def set(self) -> None:
         self._is_set = True
-        wake(self._waiter)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def is_set(self) -> bool:
         return self._is_set
@@ -244,8 +246,8 @@ class _AsyncioSignal:
 async def _sleep_in_asyncio(loop: asyncio.AbstractEventLoop, context: contextvars.Context, seconds: float) -> None:
     if seconds <= 0:
         return await asyncio.sleep(0)
-    waiter: asyncio.Future[None] = loop.create_future()
-    timer = loop.call_later(seconds, wake, waiter, context=context)
+    waiter = Waiter(loop)
+    timer = loop.call_later(seconds, waiter.call, context=context)
     try:
         await waiter
     finally:

@@ -16,18 +16,14 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .waiter import Waiter, wake
+
 if TYPE_CHECKING:
     import trio
 
 
 class TimeIsUp(Exception):  # noqa: N818 - callers see what it stands for
     """The deadline is over, or the call was ended. Never shown to callers."""
-
-
-def wake(waiter: asyncio.Future[None] | None) -> None:
-    """Let whoever awaits a future of asyncio go on, if there is one, and it does not already."""
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
 
 
 class TimeLimit(Protocol):
@@ -119,7 +115,7 @@ class AsyncioTimeLimit:
         self._watch = watch
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def end(self) -> None:
@@ -131,7 +127,7 @@ class AsyncioTimeLimit:
             self._watch.loop.call_soon(self._cancel)
         else:
             self._cancel()
-        self()
+        wake(self._waiter)
 
     def check(self, now: float) -> None:
         """Raise `TimeIsUp` if it is over by then."""
@@ -141,7 +137,7 @@ class AsyncioTimeLimit:
     def alarm(self, when: float) -> Awaitable[None]:
         """What to await."""
         loop = self._watch.loop
-        self._waiter = waiter = loop.create_future()
+        self._waiter = waiter = Waiter(loop)
         if self.ended:
             waiter.set_result(None)
         else:
@@ -156,6 +152,7 @@ class AsyncioTimeLimit:
 
     def __call__(self) -> None:
         """The alarm rings. A method of another name would be one more object for each call that waits."""
+        self._timer = None
         wake(self._waiter)
 
     def __enter__(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
-from ucaptcha_async.pacing.time_limit import wake
+from ucaptcha_async.pacing.waiter import Waiter, wake
 
 CHUNK = 65_536
 """Bytes of one read."""
@@ -75,8 +75,8 @@ class AsyncioWire(asyncio.Protocol):
         self._unread = 0
         self._ended = False
         self._error: str | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._reader: Waiter | None = None
+        self._writer: Waiter | None = None
         self._closed: asyncio.Future[None] = loop.create_future()
         self._deadline = self._timer_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -111,8 +111,9 @@ class AsyncioWire(asyncio.Protocol):
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        for waiter in (self._reader, self._writer, self._closed):
-            wake(waiter)
+        self._closed.set_result(None)
+        wake(self._reader)
+        wake(self._writer)
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
@@ -129,7 +130,7 @@ class AsyncioWire(asyncio.Protocol):
             raise ConnectionResetError(self._error or "closed by the service")
         self._transport.write(data)
         while self._paused_writing and not (self._ended or self._expired):
-            self._writer = self._loop.create_future()
+            self._writer = Waiter(self._loop)
             try:
                 await self._writer
             finally:
@@ -138,7 +139,7 @@ class AsyncioWire(asyncio.Protocol):
     async def receive(self) -> bytes:
         """What has come."""
         if not self._chunks and not self._ended:
-            self._reader = self._loop.create_future()
+            self._reader = Waiter(self._loop)
             try:
                 await self._reader
             finally:
