@@ -193,7 +193,7 @@ class Line:
     address: int
     clock: Any
 
-    async def send(self, exchange: Exchange) -> Reply:
+    async def send(self, exchange: Exchange) -> None:
         """Wait for the permit, be on the way, and bring the answer."""
         await exchange.permit()
         while not exchange.depart():
@@ -201,7 +201,7 @@ class Line:
         sent_at, latency = self.clock(), self.service.scenario.latency
         content = self.service.answer(exchange, self.address, sent_at + latency / 2)
         await asyncio.sleep(latency)
-        return Reply(
+        exchange.reply = Reply(
             status=200,
             headers={},
             content=SecretBytes(content),

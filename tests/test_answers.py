@@ -1043,3 +1043,57 @@ async def test_empty_optional_fields_are_absent() -> None:
 
     assert said["errorId"] == 0, said
     assert service.books.accepted == (said["taskId"],)
+
+
+# --- the same answer again --------------------------------------------------------------------------------------------
+
+
+async def test_a_poll_is_understood_as_if_it_were_the_first() -> None:
+    """Most polls meet the answer of the one before, byte for byte. It decides nothing about an answer that differs."""
+    named = Said({"errorId": 0, "status": "processing", "taskId": "t-2"})
+    idle = Said({"errorId": 0, "status": "idle"})
+    service = OwnService().says("getTaskResult", PENDING, PENDING, idle, PENDING, idle, idle, named, named, PENDING)
+    async with at(service) as client:
+        results = [await client.get_task_result("t-2") for _ in range(9)]
+        solution = await client.solve(TURNSTILE)
+
+    words = ["processing", "processing", "idle", "processing", "idle", "idle", "processing", "processing", "processing"]
+    assert words == [result.status for result in results]
+    assert all(result.raw["status"] == word for result, word in zip(results, words, strict=True))
+    assert solution.token == TOKEN
+
+
+async def test_what_a_caller_does_with_an_answer_changes_no_later_one() -> None:
+    service = OwnService().says("getTaskResult", always=PENDING)
+    async with at(service) as client:
+        first = await client.get_task_result("t-1")
+        first.raw["status"] = "ready"
+        second = await client.get_task_result("t-1")
+
+    assert ("processing", "processing") == (second.status, second.raw["status"])
+
+
+@pytest.mark.parametrize("status", [201, 400, 403, 429, 503])
+async def test_the_same_text_with_another_http_status(status: int) -> None:
+    """It is another answer, as it is before any poll."""
+
+    async def told(*before: Said) -> tuple[str, str]:
+        service = OwnService().says("getTaskResult", *before, Said(PENDING.body, status))
+        async with at(service) as client:
+            for _ in before:
+                await client.get_task_result("t-1")
+            try:
+                return "answer", (await client.get_task_result("t-1")).status
+            except UCaptchaError as error:
+                return type(error).__name__, error.message
+
+    assert await told() == await told(PENDING) == await told(PENDING, PENDING)
+
+
+async def test_the_text_of_a_poll_in_answer_to_a_submit() -> None:
+    """It takes no task: nobody knows what became of that."""
+    service = OwnService().says("getTaskResult", PENDING).says("createTask", PENDING)
+    async with at(service) as client:
+        await client.get_task_result("t-1")
+        with pytest.raises(SubmitUncertainError):
+            await client.solve(TURNSTILE)

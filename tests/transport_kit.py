@@ -54,11 +54,13 @@ async def unanswered(sender: Sender, request: Exchange) -> UnansweredError:
 async def answered(sender: Sender, request: Exchange) -> Reply:
     """Send what gets an answer; settle its permit as the client does."""
     try:
-        reply = await sender.send(request)
+        await sender.send(request)
     except BaseException:
         if request.permitted:
             request.limiter.lost()
         raise
+    reply = request.reply
+    assert reply is not None
     times = {"sent_at": reply.sent_at, "received_at": reply.received_at}
     request.limiter.observe(reply.status, reply.headers, **times)
     return reply

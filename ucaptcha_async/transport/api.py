@@ -91,7 +91,7 @@ ABOUT_A_TASK = ("/createTask", "/getTaskResult")
 """The paths whose answers decide about a paid task: JSON that is not the protocol's proves nothing there."""
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(eq=False)
 class Answer:
     """What the service says of a task: the answer of `createTask` and of `getTaskResult` alike.
 
@@ -158,6 +158,8 @@ class Api:
     requests: int = 0
     throttled: int = 0
     _told: set[str] = attrs.field(factory=set, init=False)
+    # The latest answer which said no more than that a task goes on: most polls are answered so, byte for byte.
+    _pending: tuple[bytes, Answer] | None = attrs.field(default=None, init=False, repr=False)
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
@@ -218,16 +220,20 @@ class Api:
             APIConnectionError: No answer came, or another request's.
             UCaptchaError: The service refuses, or its answer is not the protocol's.
         """
-        reply = failure = body = None
+        failure = body = pending = None
         try:
-            reply = await self.sender.send(exchange)
-            body = _read(exchange, reply)  # before a limiter of the caller's own could fail
+            await self.sender.send(exchange)
+            if (pending := self._still_pending(exchange)) is None:
+                body = _read(exchange)  # before a limiter of the caller's own could fail
         except UnansweredError as error:
             failure = self._unanswered(exchange, error)
         finally:
             if exchange.permitted:
                 self.requests += 1
-                self._tell_limiter(reply)
+                self._tell_limiter(exchange.reply)
+        if pending is not None:
+            return pending
+        reply = exchange.reply
         if failure is not None or reply is None:
             if (answer := self._broken_off(exchange)) is not None:
                 return answer
@@ -236,7 +242,20 @@ class Api:
             finally:
                 del failure  # the frame must not keep its own exception alive
         body = self._body(exchange, reply, body, believed)
-        return _answer(exchange, body, reply.sent_at, reply.received_at)
+        answer = _answer(exchange, body, reply.sent_at, reply.received_at)
+        if reply.status == 200 and exchange.task_id is not None and _is_no_news(answer):
+            self._pending = reply.content, answer
+        return answer
+
+    def _still_pending(self, exchange: Exchange) -> Answer | None:
+        """What is known already to be understood as that a task goes on, and says nothing else."""
+        reply, pending = exchange.reply, self._pending
+        assert reply is not None
+        if pending is None or reply.content != pending[0] or reply.status != 200 or exchange.task_id is None:
+            return None
+        status, raw = pending[1].status, pending[1].raw
+        exchange.status, exchange.said, exchange.in_protocol = 200, status, True
+        return Answer(None, status, None, None, None, None, None, reply.sent_at, reply.received_at, raw)
 
     def _body(
         self, exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None, believed: str | None
@@ -307,8 +326,10 @@ class Api:
         raise error
 
 
-def _read(exchange: Exchange, reply: Reply) -> Mapping[str, Any] | None:
+def _read(exchange: Exchange) -> Mapping[str, Any] | None:
     """The JSON object that came, if one did; its code and the task that it names are noted."""
+    reply = exchange.reply
+    assert reply is not None
     body, exchange.status = _object(reply.content), reply.status
     if body is not None:
         exchange.code, exchange.named = _code(body.get("errorCode")), _id(_task(body))
@@ -382,6 +403,12 @@ def _answer(exchange: Exchange, body: Mapping[str, Any], sent_at: float, receive
         received_at=received_at,
         raw=body,
     )
+
+
+def _is_no_news(answer: Answer) -> bool:
+    """Whether an answer says that its task goes on, names none, and says nothing more."""
+    known = (answer.task_id, answer.solution, answer.cost, answer.solve_time)
+    return answer.status in (Status.IDLE, Status.PROCESSING) and known == (None, None, None, None)
 
 
 def _status(body: Mapping[str, Any]) -> str | None:

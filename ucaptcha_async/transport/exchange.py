@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import attrs
@@ -76,6 +76,7 @@ class Exchange:
         task_id: The task that it asks for.
         status: The HTTP status of the answer, once there is one.
         code: The error code in the answer, in upper case.
+        reply: The answer, once it has come whole.
         named: The task that the answer names.
         said: The status of the task in the answer.
         partial: What came of an answer's body that broke off: it may name the task.
@@ -100,6 +101,7 @@ class Exchange:
     task_id: str | None = attrs.field(default=None, init=False)
     status: int | None = attrs.field(default=None, init=False)
     code: str | None = attrs.field(default=None, init=False, repr=False)
+    reply: Reply | None = attrs.field(default=None, init=False, repr=False)
     named: str | None = attrs.field(default=None, init=False)
     said: str | None = attrs.field(default=None, init=False, repr=False)
     partial: SecretBytes | None = attrs.field(default=None, init=False, repr=False)
@@ -210,8 +212,8 @@ class ConnectionStatistics:
 class Sender(Protocol):
     """A way for requests."""
 
-    async def send(self, exchange: Exchange) -> Reply:
-        """Send one request and read its answer.
+    def send(self, exchange: Exchange) -> Awaitable[object]:
+        """Send one request and read its answer: it is the exchange's `reply` then.
 
         Raises:
             UnansweredError: If no answer came, or none that can be read.

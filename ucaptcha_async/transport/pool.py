@@ -121,8 +121,13 @@ class Pool:
             opened=self._opened,
         )
 
-    async def send(self, exchange: Exchange) -> Reply:
-        """Send one request and read its answer; see `Sender`."""
+    async def send(self, exchange: Exchange, result: Callable[[Reply], object] = lambda reply: reply) -> object:
+        """Send one request and read its answer; see `Sender`.
+
+        Args:
+            exchange: The request.
+            result: What to return for an answer, for a library whose transport this is.
+        """
         self._check_open()
         await self._gate.acquire()
         try:
@@ -130,14 +135,14 @@ class Pool:
             try:
                 request = self._heads.request(exchange.path, exchange.body)
                 failure = await connection.ask(request, exchange.deadline)
-                reply = self._reply(connection, exchange, failure)
+                reply = exchange.reply = self._reply(connection, exchange, failure)
             except BaseException:
                 await self._close(connection)
                 raise
             await self._keep(connection, reply.received_at)
         finally:
             self._gate.release()
-        return reply
+        return result(reply)
 
     async def aclose(self) -> None:
         """Close all connections, those that carry a request too, and open none any more."""

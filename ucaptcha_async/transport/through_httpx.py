@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import anyio
@@ -22,9 +22,6 @@ from .pool import Pool
 
 EXCHANGE = "ucaptcha_exchange"
 """The request extension that holds the exchange."""
-
-REPLY = "ucaptcha_reply"
-"""The response extension that holds the reply."""
 
 
 class HTTPClient(Protocol):
@@ -57,7 +54,7 @@ class ThroughHttpx:
         self._headers = library.Headers({"Host": library.URL(base_url).netloc, "Content-Type": "application/json"})
         self._timeout = library.Timeout(None).as_dict()
 
-    async def send(self, exchange: Exchange) -> Reply:
+    def send(self, exchange: Exchange) -> Awaitable[object]:
         """Send one request and read its answer; see `Sender`."""
         url = self._urls.get(exchange.path)
         if url is None:
@@ -69,10 +66,8 @@ class ThroughHttpx:
             stream=self._library.ByteStream(exchange.body),
             extensions={"timeout": self._timeout, EXCHANGE: exchange},
         )
-        response = await self._client.send(request, stream=True)
-        response.stream = None  # it refers to its response: a circle, which only the garbage collector would find
-        reply: Reply = response.extensions[REPLY]
-        return reply
+        sent: Awaitable[object] = self._client.send(request, stream=True)
+        return sent
 
     def statistics(self) -> ConnectionStatistics:
         """What the connections do now."""
@@ -85,11 +80,19 @@ class ThroughHttpx:
 
 def _bare_client(library: Any, pool: Pool) -> Any:
     """An `AsyncClient` over the pool, without what costs time and means nothing here: cookies, hooks, redirects."""
+    nothing = library.ByteStream(b"")
+
+    class Answered(library.Response):  # type: ignore[misc]
+        """The exchange has the answer. httpx would set a stream that refers to its response: a circle."""
+
+        stream = property(lambda self: nothing, lambda self, stream: None)
+
+    def response(reply: Reply) -> Any:
+        return Answered(reply.status, stream=nothing)
 
     class PoolTransport(library.AsyncBaseTransport):  # type: ignore[misc]
-        async def handle_async_request(self, request: Any) -> Any:
-            reply = await pool.send(request.extensions[EXCHANGE])
-            return library.Response(reply.status, stream=library.ByteStream(reply.content), extensions={REPLY: reply})
+        def handle_async_request(self, request: Any) -> Coroutine[Any, Any, Any]:
+            return pool.send(request.extensions[EXCHANGE], response)
 
     class NoCookies(library.Cookies):  # type: ignore[misc]
         def extract_cookies(self, response: Any) -> None:
@@ -118,7 +121,7 @@ class Injected:
         self._base_url = base_url
         self._closed = False
 
-    async def send(self, exchange: Exchange) -> Reply:
+    async def send(self, exchange: Exchange) -> None:
         """Send one request and read its answer; see `Sender`."""
         self._check_open()
         await exchange.permit()
@@ -127,7 +130,8 @@ class Injected:
         failure = UnansweredError(f"no answer within {exchange.timeout:g} s")
         try:
             with dispatch.scope:
-                return await self._reply(exchange, dispatch)
+                exchange.reply = await self._reply(exchange, dispatch)
+                return
         except UnansweredError as error:
             failure = error
         except faults() as error:
