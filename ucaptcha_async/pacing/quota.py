@@ -215,6 +215,7 @@ class Quota:
     _guessed: bool = attrs.field(default=True, init=False)
     _sent_at: float = attrs.field(default=-math.inf, init=False)
     _mark: float = attrs.field(default=-math.inf, init=False)
+    _rate: float = attrs.field(default=math.inf, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._granted, self._length = self.pace.limit, self.pace.window
@@ -265,15 +266,15 @@ class Quota:
 
     def ready_at(self, now: float) -> float:
         """When the next departure may happen as far as the service is concerned: `now`, or a later time."""
-        rate = self.rate(now)
+        self._rate = rate = self.rate(now)
         if rate == math.inf:
             return now
         due = min(self._mark, now) + 1 / rate if rate > 0 else math.inf
         return not_before(now, min(due, self.ends_at))
 
     def depart(self, now: float) -> None:
-        """Count one departure."""
-        rate = self.rate(now)
+        """Count one departure. The caller has asked `ready_at` at the same `now`."""
+        rate = self._rate
         if self._mark > now:
             self._mark = now
         if rate > 0:
