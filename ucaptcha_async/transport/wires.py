@@ -23,6 +23,9 @@ from ucaptcha_async.pacing.waiter import Waiter, wake
 CHUNK = 65_536
 """Bytes of one read."""
 
+BUFFER = 16_384
+"""Bytes of one read on asyncio: more than nearly all answers."""
+
 MAX_UNREAD = 4 * CHUNK
 """Bytes that are kept of what nobody reads, before reading is paused."""
 
@@ -66,11 +69,15 @@ class SocketWire(Wire, Protocol):
         ...
 
 
-class AsyncioWire(asyncio.Protocol):
-    """A socket on asyncio. It is always read, so that bytes that nobody asked for are known without a question."""
+class AsyncioWire(asyncio.BufferedProtocol):
+    """A socket on asyncio. It is always read, so that bytes that nobody asked for are known without a question.
+
+    It is read into a buffer of its own: for other protocols asyncio asks the system for 256 KiB at each read.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._buffer = memoryview(bytearray(BUFFER))
         self._chunks: list[bytes] = []
         self._unread = 0
         self._ended = False
@@ -89,10 +96,14 @@ class AsyncioWire(asyncio.Protocol):
         self._descriptor: int = transport.get_extra_info("socket").fileno()
         self._readable = _readable(self._descriptor)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to put what has come."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Keep what has come for the reader."""
-        self._chunks.append(data)
-        self._unread += len(data)
+        self._chunks.append(self._buffer[:nbytes].tobytes())
+        self._unread += nbytes
         if self._unread > MAX_UNREAD and not self._paused_reading:
             self._paused_reading = True
             self._transport.pause_reading()
