@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
 
+from tests.helpers import KEY
+from tests.transport_kit import always, server
+from ucaptcha_async import AsyncClient
 from ucaptcha_async.pacing.waiter import Waiter, wake
+from ucaptcha_async.transport.wires import AsyncioWire
 
-pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 async def turn() -> None:
@@ -187,3 +197,58 @@ async def test_it_is_freed_without_the_collector(end: str) -> None:
 
 async def test_nobody_waits() -> None:
     wake(None)
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+def test_a_program_that_exits_after_an_answer_ends(end: BaseException) -> None:
+    """What leaves a task of the caller's leaves the event loop, on uvloop too: it takes an error in a callback of a
+    socket for the protocol's own, and nobody is left to stop the loop."""
+    uvloop = pytest.importorskip("uvloop")
+    said: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: said.append(context))
+        loop.call_later(2, loop.stop)
+        async with server(always(b'{"errorId":0,"balance":1}')) as port:
+            client = await AsyncClient(KEY, base_url=f"http://127.0.0.1:{port}").__aenter__()
+
+            async def program() -> None:
+                await client.get_balance()
+                raise end
+
+            task = asyncio.create_task(program())
+            await asyncio.wait([task])
+
+    with pytest.raises(type(end)):
+        uvloop.run(main())
+    assert not said
+
+
+async def test_a_writer_that_goes_on_may_close_the_connection() -> None:
+    """A write that was held up goes on, and its answer is there already: the connection is closed once."""
+    said: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    here, there = socket.socketpair()
+    for end in (here, there):
+        end.setblocking(False)
+    wire = AsyncioWire(asyncio.get_running_loop())
+    await asyncio.get_running_loop().create_connection(lambda: wire, sock=here)
+
+    async def ask() -> None:
+        await wire.send(b"x" * 1_000_000)
+        assert await wire.receive() == b"answer"
+        await wire.aclose()
+
+    with there:
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        there.send(b"answer")
+        while not task.done():
+            await asyncio.sleep(0.001)
+            with suppress(BlockingIOError):
+                there.recv(1_000_000)
+        await task
+        await asyncio.sleep(0.01)
+
+    assert not said

@@ -163,3 +163,15 @@ def certificate() -> Certificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return Certificate(context, ssl.create_default_context(cafile=str(path)), path)
+
+
+def always(*bodies: bytes) -> Callable[[ByteStream], Awaitable[None]]:
+    """A service that gives these answers, and the last of them for ever."""
+    left = list(bodies)
+
+    async def handle(stream: ByteStream) -> None:
+        while True:
+            await request(stream)
+            await stream.send(response(left.pop(0) if len(left) > 1 else left[0]))
+
+    return handle

@@ -273,7 +273,7 @@ class Quota:
         return not_before(now, min(due, self.ends_at))
 
     def depart(self, now: float) -> None:
-        """Count one departure. The caller has asked `ready_at` at the same `now`."""
+        """Count one departure, at the speed that `ready_at` found at the same `now`."""
         rate = self._rate
         if self._mark > now:
             self._mark = now

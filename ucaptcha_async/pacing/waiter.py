@@ -45,10 +45,18 @@ class Waiter(asyncio.Future[None]):
         if self._go_on is None:
             return
         go_on, self._go_on = self._go_on, None
-        if asyncio.current_task() is None:
-            self._context.run(go_on, self)
-        else:
+        if asyncio.current_task() is not None:
             self.get_loop().call_soon(go_on, self, context=self._context)
+            return
+        try:
+            self._context.run(go_on, self)
+        except (SystemExit, KeyboardInterrupt) as end:
+            # They must reach the event loop: uvloop would take them for an error of a socket's protocol.
+            self.get_loop().call_soon(_leave, end)
+
+
+def _leave(end: BaseException) -> None:
+    raise end
 
 
 def wake(waiter: Waiter | None) -> None:

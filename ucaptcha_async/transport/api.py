@@ -87,7 +87,9 @@ _TASK_ID = re.compile(r'"taskId"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9]+(?=[\s,}]))')
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
-ABOUT_A_TASK = ("/createTask", "/getTaskResult")
+POLL = "/getTaskResult"
+
+ABOUT_A_TASK = ("/createTask", POLL)
 """The paths whose answers decide about a paid task: JSON that is not the protocol's proves nothing there."""
 
 
@@ -227,6 +229,9 @@ class Api:
                 body = _read(exchange)  # before a limiter of the caller's own could fail
         except UnansweredError as error:
             failure = self._unanswered(exchange, error)
+        except BaseException:
+            self._note_task(exchange)
+            raise
         finally:
             if exchange.permitted:
                 self.requests += 1
@@ -243,7 +248,7 @@ class Api:
                 del failure  # the frame must not keep its own exception alive
         body = self._body(exchange, reply, body, believed)
         answer = _answer(exchange, body, reply.sent_at, reply.received_at)
-        if reply.status == 200 and exchange.task_id is not None and _is_no_news(answer):
+        if reply.status == 200 and exchange.path == POLL and _is_no_news(answer):
             self._pending = reply.content, answer
         return answer
 
@@ -251,7 +256,7 @@ class Api:
         """What is known already to be understood as that a task goes on, and says nothing else."""
         reply, pending = exchange.reply, self._pending
         assert reply is not None
-        if pending is None or reply.content != pending[0] or reply.status != 200 or exchange.task_id is None:
+        if pending is None or exchange.path != POLL or reply.content != pending[0] or reply.status != 200:
             return None
         status, raw = pending[1].status, pending[1].raw
         exchange.status, exchange.said, exchange.in_protocol = 200, status, True
@@ -263,7 +268,9 @@ class Api:
         if exchange.task_id is not None and exchange.named not in (None, exchange.task_id, believed):
             # Looked at first: what another request's answer says, good or bad, is nothing to this one.
             self._named_another(exchange, reply)
-        if exchange.submit and exchange.named is not None and body is not None:
+        if exchange.submit and body is None:
+            self._look_for_id(exchange, reply.content)
+        elif exchange.submit and exchange.named is not None and body is not None:
             self._is_its_own(exchange.named, reply, body, exchange)
         try:
             return _understood(exchange, reply, body)
@@ -286,16 +293,27 @@ class Api:
         """
         if not exchange.submit or exchange.partial is None or exchange.sent_at is None:
             return None
-        text = _decoded(exchange.partial).lstrip()
-        found = _TASK_ID.search(text) if text.startswith("{") else None
-        named = None if found is None else _id(_decode(found[1]))
-        if named is None or self.is_known(named, None):
-            return None
-        exchange.named, body = named, _object(exchange.partial)
-        if body is None or _is_error(body) or _id(_task(body)) != named:
+        self._look_for_id(exchange, exchange.partial)
+        body = _object(exchange.partial)
+        if exchange.named is None or body is None or _is_error(body) or _id(_task(body)) != exchange.named:
             return None
         exchange.in_protocol = True
         return _answer(exchange, body, exchange.sent_at, exchange.clock())
+
+    def _note_task(self, exchange: Exchange) -> None:
+        """Something failed behind the answer, or in the middle of it: note the task that it names."""
+        if exchange.reply is not None and exchange.status is None:
+            _read(exchange)
+        elif exchange.submit and exchange.partial is not None:
+            self._look_for_id(exchange, exchange.partial)
+
+    def _look_for_id(self, exchange: Exchange, text: bytes) -> None:
+        """Note the task that an answer to a submit names, although it is not the JSON that it should be."""
+        told = _decoded(text).lstrip()
+        found = _TASK_ID.search(told) if told.startswith("{") else None
+        named = None if found is None else _id(_decode(found[1]))
+        if named is not None and not self.is_known(named, None):
+            exchange.named = named
 
     def _tell_limiter(self, reply: Reply | None) -> None:
         if reply is None:

@@ -45,16 +45,17 @@ class Connection:
         used_at: When the last answer was complete, or when it was opened.
         doomed: Whether its answers cannot be trusted any more.
         repeated: Whether the last answer is, byte for byte, one of those before it.
+        written: Whether the last request was written to its end. If not, a next one would be taken for the rest of it.
     """
 
-    __slots__ = ("_answers", "_expire_at", "answer", "doomed", "repeated", "requests", "used_at", "wire")
+    __slots__ = ("_answers", "_expire_at", "answer", "doomed", "repeated", "requests", "used_at", "wire", "written")
 
     def __init__(self, wire: Wire, now: float, parser: Callable[[], Parser]) -> None:
         self.wire = wire
         self.answer = parser()
         self.requests = 0
         self.used_at = now
-        self.doomed = self.repeated = False
+        self.doomed = self.repeated = self.written = False
         self._answers: deque[int] = deque(maxlen=REMEMBERED)
         self._expire_at = expirer(wire)
 
@@ -63,12 +64,14 @@ class Connection:
         if self.requests:
             self.answer.begin()
         self.requests += 1
+        self.written = False
         with self._limit(deadline):
             if len(request) > LARGE:
                 return await self._ask_at_length(request)
             # A service that closed early may have answered before: what came, the reading tells.
             with _ANY_FAULT:
                 await self.wire.send(request)
+                self.written = True
             return await self._read()
         return LATE
 
@@ -87,8 +90,9 @@ class Connection:
         return failure
 
     async def _write(self, request: SecretBytes) -> None:
-        with contextlib.suppress(OSError):
+        with _ANY_FAULT:
             await self.wire.send(request)
+            self.written = True
 
     async def _read(self) -> str | None:
         answer = self.answer

@@ -74,18 +74,19 @@ class Parser:
     def finish(self) -> None:
         """The answer is over: put its body together."""
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
         encoding = self.headers.get("content-encoding")
         content = SecretBytes(body) if encoding is None else decompressed(body, encoding)
         if isinstance(content, SecretBytes):
-            self.content = content
+            self.content, self._body = content, []
         else:
             self.failure = content
 
     @property
     def partial(self) -> SecretBytes | None:
-        """What has come of the body, if the answer broke off."""
-        return SecretBytes(b"".join(self._body)) if self._body else None
+        """What has come of the body, if the answer cannot be read to its end."""
+        if not self._body:
+            return None
+        return decompressed_part(b"".join(self._body), self.headers.get("content-encoding", ""))
 
     def _feed(self, data: bytes) -> None:
         raise NotImplementedError
@@ -140,7 +141,7 @@ def decompressed(body: bytes, encoding: str) -> SecretBytes | str:
     Returns:
         The body, or why there is none.
     """
-    windows = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}.get(encoding.strip().lower())
+    windows = _windows(encoding)
     if windows is None or not body:
         return SecretBytes(body)
     for window in windows:
@@ -149,6 +150,21 @@ def decompressed(body: bytes, encoding: str) -> SecretBytes | str:
         except zlib.error:
             continue
     return DAMAGED
+
+
+def decompressed_part(body: bytes, encoding: str) -> SecretBytes:
+    """As much as can be read of a body that is not whole; the body as it is, if it is not what `encoding` says."""
+    for window in _windows(encoding) or ():
+        try:
+            if found := zlib.decompressobj(window).decompress(body, MAX_BODY):
+                return SecretBytes(found)
+        except zlib.error:
+            continue
+    return SecretBytes(body)
+
+
+def _windows(encoding: str) -> tuple[int, ...] | None:
+    return {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}.get(encoding.strip().lower())
 
 
 def _inflated(body: bytes, window: int) -> SecretBytes | str:

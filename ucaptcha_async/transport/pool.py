@@ -279,7 +279,7 @@ class Pool:
     async def _keep(self, connection: Connection, now: float) -> None:
         """Keep a connection for the next request, if it is fit for one; close what is not needed any more."""
         answer = connection.answer
-        good = answer.reusable and not (answer.extra or connection.doomed)
+        good = answer.reusable and connection.written and not (answer.extra or connection.doomed)
         if good and now >= self._distrusted_until and not self._closed:
             connection.used_at = now
             self._idle.append(connection)

@@ -5,6 +5,7 @@ The only module that knows httpx. Its names appear in no public signature but th
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import sys
@@ -17,8 +18,10 @@ from ucaptcha_async.errors import ClientStateError
 from ucaptcha_async.secrecy import SecretBytes
 
 from .exchange import MAX_BODY, PERMIT_LIFETIME, ConnectionStatistics, Exchange, Reply, UnansweredError, relevant
-from .parser import TOO_LARGE, decompressed
+from .parser import TOO_LARGE, decompressed, decompressed_part
 from .pool import Pool
+
+logger = logging.getLogger("ucaptcha_async")
 
 EXCHANGE = "ucaptcha_exchange"
 """The request extension that holds the exchange."""
@@ -130,8 +133,7 @@ class Injected:
         failure = UnansweredError(f"no answer within {exchange.timeout:g} s")
         try:
             with dispatch.scope:
-                exchange.reply = await self._reply(exchange, dispatch)
-                return
+                return await self._ask(exchange, dispatch)
         except UnansweredError as error:
             failure = error
         except faults() as error:
@@ -147,7 +149,7 @@ class Injected:
         finally:
             del failure  # the frame must not keep its own exception alive
 
-    async def _reply(self, exchange: Exchange, dispatch: _Dispatch) -> Reply:
+    async def _ask(self, exchange: Exchange, dispatch: _Dispatch) -> None:
         # What `decompressed` can undo, whatever the client could.
         headers = {"content-type": "application/json", "accept-encoding": "gzip, deflate"}
         request = self._client.build_request(
@@ -158,20 +160,19 @@ class Injected:
         response = await self._client.send(request, stream=True, follow_redirects=False)
         try:
             content = await _content(response, exchange)
+            assert exchange.sent_at is not None
+            exchange.reply = Reply(
+                status=response.status_code,
+                headers=relevant(response.headers.raw),
+                content=content,
+                sent_at=exchange.sent_at,
+                received_at=exchange.clock(),
+                first=None,
+                repeated=False,  # nobody knows
+                discard=_keep_on,
+            )
         finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
-        assert exchange.sent_at is not None
-        return Reply(
-            status=response.status_code,
-            headers=relevant(response.headers.raw),
-            content=content,
-            sent_at=exchange.sent_at,
-            received_at=exchange.clock(),
-            first=None,
-            repeated=False,  # nobody knows
-            discard=_keep_on,
-        )
+            await _close(response)
 
     def statistics(self) -> None:
         """The connections are the caller's."""
@@ -233,11 +234,9 @@ async def _content(response: Any, exchange: Exchange) -> SecretBytes:
     """The body, bounded before and after decompression."""
     if response.is_stream_consumed:  # a transport of the caller's own gave it whole
         return SecretBytes(response.content)
-    length = response.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MAX_BODY:
-        raise UnansweredError(TOO_LARGE)
     pieces: list[bytes] = []
     size = 0
+    encoding = response.headers.get("content-encoding", "")
     try:
         async for piece in response.aiter_raw():
             size += len(piece)
@@ -246,15 +245,23 @@ async def _content(response: Any, exchange: Exchange) -> SecretBytes:
             else:  # closed, and then read to its end: a generator that is left half-way is a defect to trio
                 await response.aclose()
     except BaseException:
-        exchange.partial = SecretBytes(b"".join(pieces))
+        exchange.partial = decompressed_part(b"".join(pieces), encoding)
         if size <= MAX_BODY:
             raise
-    if size > MAX_BODY:
-        raise UnansweredError(TOO_LARGE)
-    content = decompressed(b"".join(pieces), response.headers.get("content-encoding", "identity"))
+    content = TOO_LARGE if size > MAX_BODY else decompressed(b"".join(pieces), encoding)
     if isinstance(content, str):
+        exchange.partial = decompressed_part(b"".join(pieces), encoding)
         raise UnansweredError(content)
     return content
+
+
+async def _close(response: Any) -> None:
+    """Close a response, whatever happens. If that fails, what was read of it counts all the same."""
+    with anyio.CancelScope(shield=True):
+        try:
+            await response.aclose()
+        except Exception as error:
+            logger.warning("an answer was read, and its response could not be closed: %s", type(error).__name__)
 
 
 def faults() -> tuple[type[BaseException], ...]:

@@ -68,6 +68,10 @@ class SocketWire(Wire, Protocol):
         """What has come; empty at the end, `None` if nothing has."""
         ...
 
+    def is_stuck(self) -> bool:
+        """Whether it carries nothing more, although the peer has not closed it."""
+        ...
+
 
 class AsyncioWire(asyncio.BufferedProtocol):
     """A socket on asyncio. It is always read, so that bytes that nobody asked for are known without a question.
@@ -133,7 +137,8 @@ class AsyncioWire(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """It has caught up."""
         self._paused_writing = False
-        wake(self._writer)
+        # Not at once: asyncio looks whether it was closed behind this call, and the writer may close it.
+        self._loop.call_soon(wake, self._writer)
 
     async def send(self, data: bytes) -> None:
         """Write all of it."""
@@ -149,15 +154,15 @@ class AsyncioWire(asyncio.BufferedProtocol):
 
     async def receive(self) -> bytes:
         """What has come."""
-        if not self._chunks and not self._ended:
+        if not (self._chunks or self._ended or self._expired):
             self._reader = Waiter(self._loop)
             try:
                 await self._reader
             finally:
                 self._reader = None
-            if self._expired:
-                raise TimeoutError
         data = self._taken()
+        if data is None and self._expired:
+            raise TimeoutError
         if data is None and self._error is not None:
             raise ConnectionResetError(self._error)
         return data or b""
@@ -174,7 +179,12 @@ class AsyncioWire(asyncio.BufferedProtocol):
             self._look()
         if self._chunks:
             return Waiting.BYTES
-        return Waiting.CLOSED if self._ended or self._transport.is_closing() else Waiting.NOTHING
+        done = self._ended or self._transport.is_closing() or self.is_stuck()
+        return Waiting.CLOSED if done else Waiting.NOTHING
+
+    def is_stuck(self) -> bool:
+        """Whether it carries nothing more: its time was over, or the peer does not read."""
+        return self._expired or bool(self._transport.get_write_buffer_size())
 
     def expire_at(self, deadline: float) -> None:
         """End what waits at that time with a `TimeoutError`; see `expirer`."""
@@ -300,6 +310,10 @@ class StreamWire(_Looking):
             return b""  # it is broken, which is an end, too
         return found
 
+    def is_stuck(self) -> bool:
+        """It is not: what is sent has left."""
+        return False
+
     async def aclose(self) -> None:
         """Close it."""
         with anyio.CancelScope(shield=True):
@@ -352,6 +366,14 @@ class TLSWire(_Looking):
         except ssl.SSLError:
             return b""  # an alert, or what is not TLS: it is broken, which is an end, too
         return data
+
+    def waiting(self) -> Waiting:
+        """Whether something came that was not received."""
+        return Waiting.CLOSED if self.is_stuck() else super().waiting()
+
+    def is_stuck(self) -> bool:
+        """Whether it carries nothing more."""
+        return self.wire.is_stuck()
 
     async def aclose(self) -> None:
         """Close it, without a farewell: each answer says itself where it ends."""
