@@ -352,7 +352,7 @@ async def test_submits_that_are_tried_again_are_held_as_well() -> None:
             portal.shut = True
         at_rest(client)
 
-    assert portal.most <= 40
+    assert portal.most <= 60  # of 300; how many are on their way just then is a matter of chance
     assert portal.pages - portal.most <= 6
 
 
