@@ -144,6 +144,8 @@ class Injected:
                 # The frames of the client's own transport may hold the request as it was written.
                 error.__traceback__ = None
             raise
+        if exchange.reply is not None:
+            return  # in time; only its closing was not
         try:
             raise failure
         finally:
