@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from ucaptcha_async import TaskNotFoundError
-from ucaptcha_async.events import Solved, TokenDelayed, Uncertain
+from ucaptcha_async.events import Failed, Solved, TokenDelayed, Uncertain
 from ucaptcha_async.journal import State
 from ucaptcha_async.testing import TaskRecord
 
@@ -110,7 +110,11 @@ class Books:
         """How often somebody was told that the task of a work is no longer known."""
         told = sum(isinstance(call.error, TaskNotFoundError) for call in self.calls[work])
         rows = [entry for entry in self.world.entries if self.world.rows.get(entry.submit_id) == work]
-        return told + sum(entry.error_code == "ERROR_WRONG_CAPTCHA_ID" for entry in rows)
+        kept = {str(entry.task_id) for entry in rows if entry.error_code == "ERROR_WRONG_CAPTCHA_ID"}
+        # Whoever recovers a row hears it of no work; if the work is submitted again then, the row says so no more.
+        failed = (heard.event for heard in self.world.heard if heard.work is None and isinstance(heard.event, Failed))
+        heard = {str(event.task_id) for event in failed if isinstance(event.error, TaskNotFoundError)}
+        return told + len(kept | heard.intersection(map(str, self.accepted[work])))
 
 
 def work_of(url: str | None) -> str:

@@ -37,7 +37,7 @@ SOMETIMES = (
     *(f"recovered_{what}" for what in ("solved", "UnsolvableError", "SubmitUncertainError")),
     # the users
     *(f"cancelled_as_it_{step}" for step in ("connects", "departs", "sent", "reads", "writes", "submitted", "polled")),
-    *(f"cancelled_as_it_{step}" for step in ("retried", "solved")),
+    *(f"cancelled_as_it_{step}" for step in ("retried", "solved", "closes")),
     *(f"ended_{how}" for how in ("solved", "cancelled", "dropped")),
     *(f"ended_error_SolveTimeoutError_{phase}" for phase in ("queue", "submit", "wait")),
     *(

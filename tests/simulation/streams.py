@@ -82,8 +82,10 @@ class SimulatedWire:
         return Waiting[self._connection.down.waiting()]
 
     async def aclose(self) -> None:
-        """Close."""
+        """Close. The user may give up just now: asyncio's own cancellation reaches through the shield of a real one."""
         self._connection.close()
+        self._connection.owner.step("closes")
+        await anyio.lowlevel.checkpoint()
 
 
 def connector(network: Network, owner: Owner) -> Callable[[], Awaitable[SimulatedWire]]:

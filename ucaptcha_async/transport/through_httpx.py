@@ -145,7 +145,7 @@ class Injected:
                 error.__traceback__ = None
             raise
         if exchange.reply is not None:
-            return  # in time; only its closing was not
+            return None  # in time; only its closing was not
         try:
             raise failure
         finally:
