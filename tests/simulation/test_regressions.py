@@ -43,6 +43,16 @@ REGRESSIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"works": works(6, how="submit", keyed=True, calls=3), "journal": True},
         "claim_held_of_another",
     ),
+    # A refusal that had been read was called uncertain, if the user gave up while its connection was closed.
+    "giving up while connections are closed": (
+        {
+            "works": tuple(attrs.evolve(work, cancel_step=step % 12 + 1) for step, work in enumerate(works(48))),
+            "cancel_grace": 0.0,
+            "rates": {"closing_answer": 0.8},
+            "faults": ((Error("ERROR_NO_SLOT_AVAILABLE"), 0.5),),
+        },
+        "cancelled_as_it_closes",
+    ),
     # A poll after a wait that was given up during a poll came at once.
     "short waits": ({"works": works(10, how="submit", patience=1.5)}, "waited_again"),
     # A refused poll gave the money back, freed the key, and said "not charged".

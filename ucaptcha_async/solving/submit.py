@@ -168,6 +168,10 @@ async def _answered(job: Submission, exchange: Exchange) -> None:
             session.answered()
         _tell_breaker(job, exchange, error)
         raise
+    except BaseException:
+        if (refusal := session.api.refusal(exchange)) is not None:
+            job.fate = fate_of(refusal, exchange)
+        raise
     finally:
         exchange.admitted = None  # what keeps the request must not keep a forgotten job
     session.reached()

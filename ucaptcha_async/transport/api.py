@@ -262,6 +262,17 @@ class Api:
         exchange.status, exchange.said, exchange.in_protocol = 200, status, True
         return Answer(None, status, None, None, None, None, None, reply.sent_at, reply.received_at, raw)
 
+    def refusal(self, exchange: Exchange) -> UCaptchaError | None:
+        """What an answer says that was read whole, if it takes no task: for a call that ended before it was judged."""
+        reply = exchange.reply
+        if reply is None:
+            return None
+        try:
+            self._body(exchange, reply, _read(exchange), None)
+        except UCaptchaError as error:
+            return error
+        return None
+
     def _body(
         self, exchange: Exchange, reply: Reply, body: Mapping[str, Any] | None, believed: str | None
     ) -> Mapping[str, Any]:
