@@ -230,6 +230,7 @@ class _AsyncioSignal:
 
     def set(self) -> None:
         self._is_set = True
+        # In the next turn, not at once as a `Waiter`: whoever sets it may be in the middle of something.
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

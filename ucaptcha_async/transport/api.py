@@ -229,9 +229,6 @@ class Api:
                 body = _read(exchange)  # before a limiter of the caller's own could fail
         except UnansweredError as error:
             failure = self._unanswered(exchange, error)
-        except BaseException:
-            self._note_task(exchange)
-            raise
         finally:
             if exchange.permitted:
                 self.requests += 1
@@ -263,9 +260,15 @@ class Api:
         return Answer(None, status, None, None, None, None, None, reply.sent_at, reply.received_at, raw)
 
     def refusal(self, exchange: Exchange) -> UCaptchaError | None:
-        """What an answer says that was read whole, if it takes no task: for a call that ended before it was judged."""
+        """Take in what came of an answer to a submit that ended before it was judged: it may name a task.
+
+        Returns:
+            The refusal that it is, if it was read whole and takes no task.
+        """
         reply = exchange.reply
         if reply is None:
+            if exchange.partial is not None:
+                self._look_for_id(exchange, exchange.partial)
             return None
         try:
             self._body(exchange, reply, _read(exchange), None)
@@ -310,13 +313,6 @@ class Api:
             return None
         exchange.in_protocol = True
         return _answer(exchange, body, exchange.sent_at, exchange.clock())
-
-    def _note_task(self, exchange: Exchange) -> None:
-        """Something failed behind the answer, or in the middle of it: note the task that it names."""
-        if exchange.reply is not None and exchange.status is None:
-            _read(exchange)
-        elif exchange.submit and exchange.partial is not None:
-            self._look_for_id(exchange, exchange.partial)
 
     def _look_for_id(self, exchange: Exchange, text: bytes) -> None:
         """Note the task that an answer to a submit names, although it is not the JSON that it should be."""

@@ -133,7 +133,7 @@ class Injected:
         failure = UnansweredError(f"no answer within {exchange.timeout:g} s")
         try:
             with dispatch.scope:
-                return await self._ask(exchange, dispatch)
+                await self._ask(exchange, dispatch)
         except UnansweredError as error:
             failure = error
         except faults() as error:
@@ -145,7 +145,7 @@ class Injected:
                 error.__traceback__ = None
             raise
         if exchange.reply is not None:
-            return None  # in time; only its closing was not
+            return  # in time, whatever its closing was
         try:
             raise failure
         finally:
@@ -247,8 +247,8 @@ async def _content(response: Any, exchange: Exchange) -> SecretBytes:
             else:  # closed, and then read to its end: a generator that is left half-way is a defect to trio
                 await response.aclose()
     except BaseException:
-        exchange.partial = decompressed_part(b"".join(pieces), encoding)
         if size <= MAX_BODY:
+            exchange.partial = decompressed_part(b"".join(pieces), encoding)
             raise
     content = TOO_LARGE if size > MAX_BODY else decompressed(b"".join(pieces), encoding)
     if isinstance(content, str):
@@ -263,7 +263,7 @@ async def _close(response: Any) -> None:
         try:
             await response.aclose()
         except Exception as error:
-            logger.warning("an answer was read, and its response could not be closed: %s", type(error).__name__)
+            logger.warning("a response could not be closed: %s", type(error).__name__)
 
 
 def faults() -> tuple[type[BaseException], ...]:
