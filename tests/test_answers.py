@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+from random import Random
 from typing import Any
 
 import anyio
@@ -344,6 +345,7 @@ async def test_submits_that_are_tried_again_are_held_as_well() -> None:
     portal = Portal()
     service = OwnService().says("createTask", always=portal)
     async with at(service, timeout=60) as client:
+        client._session.rng = Random(1)  # how many are on their way at a moment is a matter of chance
         await client.solve(TURNSTILE)
         portal.open = refused("ERROR_NO_SLOT_AVAILABLE")
         async with anyio.create_task_group() as tasks:
@@ -352,7 +354,7 @@ async def test_submits_that_are_tried_again_are_held_as_well() -> None:
             portal.shut = True
         at_rest(client)
 
-    assert portal.most <= 60  # of 300; how many are on their way just then is a matter of chance
+    assert portal.most <= 40
     assert portal.pages - portal.most <= 6
 
 

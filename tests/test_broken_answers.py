@@ -108,8 +108,7 @@ async def test_a_stream_that_cannot_be_closed_loses_no_answer(failure: Exception
     assert "t-77" in found
 
 
-@pytest.mark.parametrize("transport", ["httpx"])
-async def test_what_fails_after_the_answer_loses_no_id(transport: Any) -> None:
+async def test_what_fails_after_the_answer_loses_no_id() -> None:
     """httpx tells its log of an answer that was read already, and a filter of the caller's raises there."""
 
     def fails(_: logging.LogRecord) -> bool:
@@ -121,7 +120,7 @@ async def test_what_fails_after_the_answer_loses_no_id(transport: Any) -> None:
     log.addFilter(fails)
     try:
         async with server(always(ACCEPTED)) as port:
-            found = await ids_after(AsyncClient(KEY, base_url=f"http://127.0.0.1:{port}", transport=transport))
+            found = await ids_after(AsyncClient(KEY, base_url=f"http://127.0.0.1:{port}"))
     finally:
         log.removeFilter(fails)
         log.setLevel(level)

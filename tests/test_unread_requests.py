@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import ByteStream
 
 from tests.helpers import KEY
-from tests.transport_kit import always, response, server
+from tests.transport_kit import always, response, server, socket_wire
 from ucaptcha_async import AsyncClient, ImageToText, UCaptchaError
 from ucaptcha_async.secrecy import SecretBytes
 from ucaptcha_async.transport.connection import LATE, Connection, best_parser
@@ -70,19 +70,21 @@ async def test_no_request_is_taken_for_the_rest_of_another(transport: Any) -> No
                 assert await client.get_balance() == 1
 
 
+async def unread_wire() -> tuple[AsyncioWire, socket.socket]:
+    """A wire whose peer reads nothing: what is written waits in it."""
+    wire, there = await socket_wire()
+    while wire._transport.get_write_buffer_size() < 60_000:
+        wire._transport.write(b"x" * 10_000)
+    return wire, there
+
+
 @on_asyncio
 async def test_a_wire_whose_time_was_over_carries_nothing_more() -> None:
     """The writing took until the deadline, and an answer was there by then: it is taken, and the wire is closed."""
-    here, there = socket.socketpair()
-    for end in (here, there):
-        end.setblocking(False)
+    wire, there = await unread_wire()
     loop = asyncio.get_running_loop()
-    wire = AsyncioWire(loop)
-    await loop.create_connection(lambda: wire, sock=here)
     connection = Connection(wire, loop.time(), best_parser())
     with there:
-        while wire._transport.get_write_buffer_size() < 60_000:  # the peer reads nothing
-            wire._transport.write(b"x" * 10_000)
         loop.call_later(0.05, there.send, response(b"{}"))
         failure = await connection.ask(SecretBytes(b"x" * 60_000), loop.time() + 0.2)
 
@@ -92,15 +94,9 @@ async def test_a_wire_whose_time_was_over_carries_nothing_more() -> None:
 @on_asyncio
 async def test_a_request_that_is_never_read_ends_at_its_deadline() -> None:
     """The writing took until the deadline, and no answer came."""
-    here, there = socket.socketpair()
-    for end in (here, there):
-        end.setblocking(False)
+    wire, there = await unread_wire()
     loop = asyncio.get_running_loop()
-    wire = AsyncioWire(loop)
-    await loop.create_connection(lambda: wire, sock=here)
     connection = Connection(wire, loop.time(), best_parser())
     with there:
-        while wire._transport.get_write_buffer_size() < 60_000:
-            wire._transport.write(b"x" * 10_000)
         with anyio.fail_after(2):
             assert await connection.ask(SecretBytes(b"x" * 60_000), loop.time() + 0.2) == LATE

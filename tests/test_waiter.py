@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
 import pytest
 
 from tests.helpers import KEY
-from tests.transport_kit import always, server
+from tests.transport_kit import always, server, socket_wire
 from ucaptcha_async import AsyncClient
-from ucaptcha_async.pacing.waiter import Waiter, wake
-from ucaptcha_async.transport.wires import AsyncioWire
+from ucaptcha_async.pacing.waiter import Waiter
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ async def test_a_call_goes_before_a_later_cancellation() -> None:
 
 
 async def test_a_call_by_a_task_and_a_cancellation_in_one_turn() -> None:
-    """The call was first, and is not lost: the cancellation comes at the next wait, as for any future of asyncio."""
+    """It is cancelled where it waits, as with any other future of asyncio."""
     said: list[str] = []
     waiter, task = await begun(said)
 
@@ -161,18 +160,20 @@ async def test_others_may_wait_for_it_as_well() -> None:
 
 async def test_the_task_goes_on_in_its_own_context_and_as_itself() -> None:
     waiter, found = Waiter(asyncio.get_running_loop()), list[object]()
+    own: ContextVar[str] = ContextVar("own", default="nobody's")
 
     async def wait() -> None:
+        own.set("the task's")
         await waiter
-        found.append(asyncio.current_task())
+        found.extend((asyncio.current_task(), own.get()))
         await turn()
 
     task = asyncio.create_task(wait())
     await turn()
-    await in_a_callback(lambda: (waiter.call(), found.append(asyncio.current_task())))
+    await in_a_callback(lambda: (waiter.call(), found.extend((asyncio.current_task(), own.get()))))
     await task
 
-    assert [task, None] == found
+    assert [task, "the task's", None, "nobody's"] == found
 
 
 @pytest.mark.parametrize("end", ["called", "cancelled"])
@@ -193,10 +194,6 @@ async def test_it_is_freed_without_the_collector(end: str) -> None:
         assert left() is None
     finally:
         gc.enable()
-
-
-async def test_nobody_waits() -> None:
-    wake(None)
 
 
 @pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
@@ -229,11 +226,7 @@ async def test_a_writer_that_goes_on_may_close_the_connection() -> None:
     """A write that was held up goes on, and its answer is there already: the connection is closed once."""
     said: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
-    here, there = socket.socketpair()
-    for end in (here, there):
-        end.setblocking(False)
-    wire = AsyncioWire(asyncio.get_running_loop())
-    await asyncio.get_running_loop().create_connection(lambda: wire, sock=here)
+    wire, there = await socket_wire()
 
     async def ask() -> None:
         await wire.send(b"x" * 1_000_000)

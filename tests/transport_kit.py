@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +23,7 @@ from ucaptcha_async.pacing import Limiter, RateLimiter
 from ucaptcha_async.pacing.event_loop import current
 from ucaptcha_async.secrecy import SecretBytes
 from ucaptcha_async.transport.exchange import Exchange, Reply, Sender, UnansweredError
-from ucaptcha_async.transport.wires import Waiting
+from ucaptcha_async.transport.wires import AsyncioWire, Waiting
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -163,6 +165,17 @@ def certificate() -> Certificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return Certificate(context, ssl.create_default_context(cafile=str(path)), path)
+
+
+async def socket_wire() -> tuple[AsyncioWire, socket.socket]:
+    """A wire of asyncio's, and the socket of its peer, which is the test."""
+    here, there = socket.socketpair()
+    for end in (here, there):
+        end.setblocking(False)
+    loop = asyncio.get_running_loop()
+    wire = AsyncioWire(loop)
+    await loop.create_connection(lambda: wire, sock=here)
+    return wire, there
 
 
 def always(*bodies: bytes) -> Callable[[ByteStream], Awaitable[None]]:
